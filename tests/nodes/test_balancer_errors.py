@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Instance:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            with connection, contextlib.suppress(OSError):  # HAProxy resets a check that it no longer waits for
                 connection.sendall(READY if b"/health/ready" in connection.recv(4096) else INVALID)
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ DOWN, UP = "0", "2"
 @pytest.fixture(scope="module")
 def balancer(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     directory = tmp_path_factory.mktemp("balancer")
-    # An instance that runs is up, also where a busy machine lets it answer two health checks late.
-    with running_balancer(rootfs, directory, {"blue": 2, "green": 1}, changed={"fall 2": "fall 4"}) as running:
+    # An instance that runs is up, also where a busy machine lets it answer several health checks late.
+    with running_balancer(rootfs, directory, {"blue": 2, "green": 1}, changed={"fall 2": "fall 8"}) as running:
         yield running
 
 

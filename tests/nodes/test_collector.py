@@ -78,6 +78,7 @@ def server(rootfs: Path) -> Iterator[PostgresServer]:
             owner = server.conninfo(user=OWNER_ROLE, dbname=DATABASE)
             deploy(owner, migrations=MIGRATIONS, actor="tester", deployment_id="test")
             schedule_jobs(owner)
+            _refresh_aggregates(owner)
             with server.superuser() as connection:
                 connection.execute(f"CREATE ROLE {MONITOR_ROLE} LOGIN; GRANT pg_monitor TO {MONITOR_ROLE}")
                 connection.execute("CREATE ROLE app LOGIN PASSWORD 'right'; CREATE ROLE retired PASSWORD 'right'")
@@ -85,6 +86,17 @@ def server(rootfs: Path) -> Iterator[PostgresServer]:
                 launcher = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cron launcher'"
                 assert wait_until(lambda: connection.execute(launcher).fetchone() == (1,), PATIENCE_S)
             yield server
+
+
+def _refresh_aggregates(owner: str) -> None:
+    """Refresh each aggregate for the first time, which notes its time.
+
+    Where pg_cron's first refresh did so, it would wait for a test that has changed the row, and hold the lock that the
+    test's own refresh then waits for.
+    """
+    with psycopg.connect(owner, autocommit=True) as connection:
+        for (aggregate,) in connection.execute("SELECT name FROM observatory.aggregates ORDER BY name").fetchall():
+            connection.execute("CALL observatory.refresh_aggregate(%s)", [aggregate])
 
 
 @dataclass

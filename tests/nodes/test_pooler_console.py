@@ -112,6 +112,13 @@ def test_a_pooler_that_hangs_is_named_with_the_command_to_run(pooler: Pooler, mo
     assert "cached plan must not change result type" in warning
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_pooler_that_does_not_run_has_nothing_to_replace_and_another_error_is_reported(pooler: Pooler) -> None:
     refused = [*console_command(Paths(), pooler.port, "RECONNECT")]
     refused[refused.index("-U") + 1] = "stranger"
@@ -123,8 +130,10 @@ def test_a_pooler_that_does_not_run_has_nothing_to_replace_and_another_error_is_
         return pooler.run(refused, timeout=timeout, check=check)
 
     assert "connection to server" in str(reconnect(as_stranger, Paths(), pooler.port, stack="local"))
+    daemons = psutil.Process(pooler.process.pid).children(recursive=True)
     pooler.process.kill()
     pooler.process.wait()
+    until(lambda: not any(is_alive(each) for each in daemons), "the pooler's end, which is its sandbox's")
     assert reconnect(pooler.run, Paths(), pooler.port, stack="local") is None
     assert reconnect(pooler.run, Paths(), free_port(), stack="local") is None
 

@@ -137,6 +137,8 @@ def test_limits_are_enforced(stack: Checkout) -> None:
             blocker.execute("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(errors.LockNotAvailable):
                 waiting.execute("SELECT FROM projects")
+        mine = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'readonly_a'"
+        until(lambda: blocker.execute(mine).fetchone() == (1,), "the end of the sessions of the tests before")
         with contextlib.ExitStack() as sessions:
             for _ in range(9):
                 sessions.enter_context(session(stack, "readonly_a"))

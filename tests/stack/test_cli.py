@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
 
 pytestmark = pytest.mark.cli
 CLI = ("--engine", "cli")
@@ -28,7 +28,7 @@ def pulumi(checkout: Checkout, *arguments: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=UP_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,7 +95,7 @@ def start_up(checkout: Checkout, until: str) -> subprocess.Popen[str]:
 def test_an_interrupted_cli_up_finishes_its_step_and_leaves_no_process(checkout: Checkout) -> None:
     process = start_up(checkout, "create Daemon patroni")
     os.killpg(process.pid, signal.SIGTERM)
-    output = process.communicate(timeout=120)[1]
+    output = process.communicate(timeout=UP_TIMEOUT_S)[1]
     assert process.returncode == 130, output
     assert "interrupted by SIGTERM" in output
     assert "Exception" not in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -42,13 +43,24 @@ def test_pages_show_the_stack(stack: Checkout, session: httpx.Client) -> None:
 
 
 def test_charts_have_values_of_the_stack(session: httpx.Client) -> None:
+    def read(name: str) -> dict[str, Any]:
+        """Return the panels of a dashboard, once Prometheus was quick enough for all of them."""
+        found: dict[str, Any] = {}
+
+        def is_whole() -> bool:
+            found.update(session.get(f"data/{name}?range=15m").json())
+            return bool(found["problem"] == "")
+
+        until(is_whole, f"all panels of {name}", timeout_s=UP_TIMEOUT_S)
+        return dict(found["panels"])
+
+    def stats() -> list[str]:
+        shown = [panel for panel in read("overview").values() if panel["kind"] == "stat"]
+        return [each["text"] for panel in shown for each in panel.get("values", ())]
+
     for dashboard in DASHBOARDS:
-        found = session.get(f"data/{dashboard.name}?range=15m").json()
-        assert found["problem"] == ""
-        assert len(found["panels"]) == len(list(dashboard.panels("local")))
-    overview = session.get("data/overview?range=15m").json()["panels"].values()
-    values = [each["text"] for panel in overview if panel["kind"] == "stat" for each in panel.get("values", ())]
-    assert "up" in values
+        assert len(read(dashboard.name)) == len(list(dashboard.panels("local")))
+    until(lambda: "up" in stats(), "a value of the stack", timeout_s=UP_TIMEOUT_S)
 
 
 def test_a_killed_console_comes_back(stack: Checkout) -> None:

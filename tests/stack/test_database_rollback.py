@@ -111,7 +111,7 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     checkout.run(*DATABASE, "--to-time", time)
 
     assert ids(checkout) == ["rollback-before"]
-    checkout.run("verify")
+    checkout.verify()
     assert "No changes" in checkout.run("preview").stdout
     assert {each["name"]: each["state"] for each in checkout.json("key", "list")}["since"] == "active"
     assert "500_undone.sql" in checkout.run("deploy", "database", "--dry-run").stdout
@@ -194,7 +194,7 @@ def _dropped(stack: Checkout) -> None:
     assert "rows of before: not known, the database was dropped" in done
     assert "--undo" not in done
     assert len(ids(stack)) == 5
-    stack.run("verify")
+    stack.verify()
     assert "dropped or emptied" in stack.run(*DATABASE, "--undo", expect=3).stderr
 
 
@@ -208,6 +208,6 @@ def _dumped(stack: Checkout) -> None:
     sql(stack, "SELECT cron.unschedule('own')")
     stack.run(*DATABASE, "--backup-file", "own.dump")
     assert sql(stack, jobs) == then
-    stack.run("verify")
+    stack.verify()
     stack.run(*DATABASE, "--undo")
     assert len(sql(stack, jobs)) == len(then) - 1

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psycopg
@@ -158,7 +158,8 @@ def survivor_checkout(survivor_disk: tuple[Path, str], rootfs: Path) -> Iterator
 def survivor(survivor_checkout: Checkout) -> Checkout:
     """The shared stack, up and healthy, whatever the test before has left."""
     if not survivor_checkout.is_well():
-        assert survivor_checkout.json("up", *EMBEDDED)["status"]["healthy"]
+        survivor_checkout.run("up", *EMBEDDED)
+        until(survivor_checkout.is_well)  # its status is of half a minute later at most
     return survivor_checkout
 
 
@@ -185,7 +186,7 @@ def test_an_up_that_is_disturbed_at_many_steps_is_finished_by_the_next(checkout:
     without_stderr(checkout)
     assert checkout.well_status()["healthy"]
     assert len(postmasters(checkout)) == 1
-    assert traces(checkout) in (1000, 2000)
+    assert 1000 <= traces(checkout) <= 2000  # the killed one may have written some of its own
     assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
     checkout.kill_all()
     checkout.run("down", "--yes", *EMBEDDED)
@@ -367,10 +368,18 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
         with stopped(*(before[name] for name in WATCHING)):
             os.kill(before["supervisor"], signal.SIGKILL)
             os.kill(before["pgbouncer"], signal.SIGKILL)
-            until(lambda: not command(before["pgbouncer"]))
-            rows = {row["name"]: row for row in survivor.json("status", expect=1)["daemons"]}
-            assert {rows[name]["health"] for name in ("supervisor", "pgbouncer")} == {"stopped"}
-            assert {rows[name]["health"] for name in ("patroni", "postgresql", "valkey", "haproxy")} == {"ready"}
+            until(lambda: not any(command(before[name]) for name in ("supervisor", "pgbouncer")))
+            rows: dict[str, Any] = {}
+
+            def health(*names: str) -> set[str]:
+                return {rows[name]["health"] for name in names}
+
+            def others_are_ready() -> bool:  # a busy daemon may not answer a single probe in time
+                rows.update({row["name"]: row for row in survivor.json("status", expect=1)["daemons"]})
+                assert health("supervisor", "pgbouncer") == {"stopped"}
+                return health("patroni", "postgresql", "valkey", "haproxy") == {"ready"}
+
+            until(others_are_ready)
             assert rows["patroni"]["pid"] == before["patroni"]
         until(survivor.is_well)
         writer.write_more()

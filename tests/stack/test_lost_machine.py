@@ -74,7 +74,7 @@ def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checko
     headers = {"Authorization": f"Bearer {stack.output('api_key')}"}  # a client of the lost machine
     url = f"{checkout.output('service_url')}/v1/traces"
     assert httpx.get(url, headers=headers, verify=checkout.trusted()).status_code == httpx.codes.OK
-    checkout.run("verify", "--comprehensive")
+    checkout.verify("--comprehensive")
     assert "a recovery replaces none" in checkout.run(*restore, expect=3).stderr
     made = checkout.json("backup", "list", "--repository", "2")
     assert sorted(place.glob("backup/observatory/*F/")) == [place / f"backup/observatory/{made[0]['label']}"]

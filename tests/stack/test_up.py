@@ -50,6 +50,21 @@ def client(stack: Checkout, url: str = "service_url") -> httpx.Client:
     return httpx.Client(base_url=stack.output(url), headers=headers, verify=stack.trusted())
 
 
+LATE = "an instance to answer: on a busy machine it may be late for its health checks"
+
+
+def answered(client: httpx.Client, path: str, fleet: str | None = None) -> httpx.Response:
+    """Return the answer of an instance, once there is one."""
+    found: list[httpx.Response] = []
+
+    def is_there() -> bool:
+        found[:] = [client.get(path, headers={"X-Observatory-Fleet": fleet} if fleet else {})]
+        return found[0].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+    until(is_there, LATE)
+    return found[0].raise_for_status()
+
+
 def admin(stack: Checkout) -> AbstractContextManager[psycopg.Connection[Any]]:
     return connect(with_database(stack.output("admin_database_url"), "observatory"), purpose="test")
 
@@ -238,7 +253,7 @@ def test_the_service_speaks_tls_to_the_pooler_which_uses_the_socket(stack: Check
     with admin(stack) as connection:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('app_a', 'app_b')"
         with client(stack) as service:
-            service.get("/v1/traces?limit=1").raise_for_status()  # the pooler closes idle sessions
+            answered(service, "/v1/traces?limit=1")  # the pooler closes idle sessions
         assert one(connection, sessions) > 0
         assert one(connection, f"{sessions} AND client_addr IS NOT NULL") == 0
 
@@ -283,15 +298,19 @@ def test_the_first_traces_are_stored(stack: Checkout) -> None:
 
 def test_a_client_cannot_choose_the_fleet(stack: Checkout) -> None:
     with client(stack) as service:
-        answers = [service.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": "green"}) for _ in range(20)]
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.headers["X-Observatory-Fleet"] for answer in answers} == {"blue"}
+
+        def all_answered() -> bool:
+            answers = [service.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": "green"}) for _ in range(20)]
+            assert {answer.headers["X-Observatory-Fleet"] for answer in answers if answer.is_success} <= {"blue"}
+            return all(answer.is_success for answer in answers)
+
+        until(all_answered, LATE)
 
 
 @pytest.mark.parametrize("fleet", ["blue", "green"])
 def test_preview_traffic_goes_where_its_header_says(stack: Checkout, fleet: str) -> None:
     with client(stack, "preview_url") as preview:
-        answer = preview.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": fleet})
+        answer = answered(preview, "/v1/traces?limit=1", fleet)
     assert answer.headers["X-Observatory-Fleet"] == fleet
     assert answer.headers["X-Observatory-Version"] == "v0.1.0"
 
@@ -310,7 +329,7 @@ def test_the_balancer_blocks_private_paths(stack: Checkout, path: str) -> None:
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json"])
 def test_the_balancer_passes_public_paths(stack: Checkout, path: str) -> None:
     with client(stack) as service:
-        assert service.get(path).status_code == 200
+        assert answered(service, path).status_code == 200
 
 
 def test_no_other_user_can_read_a_secret(stack: Checkout) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.checkout import SOURCE, Checkout, jobs_at_another_time
-from tests.support.delivery import EMBEDDED, document
+from tests.support.delivery import EMBEDDED, document, until
 from tests.support.releases import variant
 from tests.support.upgrades import has_commit, recorded_releases
 
@@ -72,14 +72,25 @@ UNREADY_BEFORE = {
 def processes(status: dict[str, Any], *, unready: Collection[str] = ()) -> dict[str, int]:
     """Return the process of each daemon, all of them ready but those of `unready`."""
     daemons = status["daemons"]
-    assert {daemon["name"] for daemon in daemons if daemon["health"] != "ready"} <= set(unready)
+    assert unready_in(status) <= set(unready)
     return {daemon["name"]: daemon["pid"] for daemon in daemons}
+
+
+def unready_in(status: dict[str, Any]) -> set[str]:
+    return {daemon["name"] for daemon in status["daemons"] if daemon["health"] != "ready"}
 
 
 @pytest.fixture(scope="module")
 def before(upgraded: Checkout) -> dict[str, int]:
-    """The daemons before `up`."""
-    return processes(upgraded.json("status", expect=1), unready=UNREADY_BEFORE)
+    """The daemons before `up`. On a busy machine one may not answer a single probe in time."""
+    found: dict[str, Any] = {}
+
+    def others_are_ready() -> bool:
+        found.update(upgraded.json("status", expect=1))
+        return unready_in(found) <= UNREADY_BEFORE
+
+    until(others_are_ready)
+    return processes(found, unready=UNREADY_BEFORE)
 
 
 def test_before_up_the_stack_can_be_read_and_rolled_back(upgraded: Checkout, before: dict[str, int]) -> None:

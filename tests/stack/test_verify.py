@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -36,21 +38,38 @@ def test_a_healthy_stack_passes_and_keeps_no_test_data(stack: Checkout, tmp_path
 
 
 def test_a_comprehensive_verification_checks_both_fleets_latency_alerts_and_backup(stack: Checkout) -> None:
-    process = stack.start("verify", "--comprehensive", "--output", "json")
-    out, err = process.communicate(timeout=600)
-    found = {check["name"]: check for check in json.loads(out)["checks"]}
-    assert process.returncode in (0, 1), err
-    assert {"fleet blue", "fleet green", "latency", "alerts", "backup", "backup contents"} <= found.keys()
-    assert (
-        found["backup"]["verdict"] == found["backup contents"]["verdict"] == found["fleet green"]["verdict"] == "passed"
-    ), found
+    parts = {"fleet green", "backup", "backup contents"}
+    found = by_name(verified(stack, "--comprehensive", parts))
+    assert {"fleet blue", *parts, "latency", "alerts"} <= found.keys()
+    assert {found[name]["verdict"] for name in parts} == {"passed"}, found
     assert "unknown" not in {found[name]["verdict"] for name in ("latency", "alerts")}, found
 
 
 def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> None:
-    listed = stack.json("verify", "--dry-run")
-    assert {check["verdict"] for check in listed["checks"]} == {"passed"}
+    listed = verified(stack, "--dry-run")
+    assert {check["verdict"] for check in listed["checks"]} == {"passed"}, listed
     assert listed["would_check"] == BASIC
+
+
+def by_name(document: Any) -> dict[str, Any]:
+    return {check["name"]: check for check in document["checks"]}
+
+
+def verified(stack: Checkout, option: str, names: Collection[str] = ()) -> Any:
+    """Return the document of `verify`, once some or all of its checks pass: a busy machine may miss an answer."""
+    documents: list[Any] = []
+
+    def passed() -> bool:
+        process = stack.start("verify", option, "--output", "json")
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode in (0, 1), err
+        documents.append(json.loads(out))
+        found = by_name(documents[-1])
+        return all(found[name]["verdict"] == "passed" for name in names or found)
+
+    with contextlib.suppress(TimeoutError):  # the document says what failed
+        until(passed, "the checks to pass", timeout_s=PATIENCE_S)
+    return documents[-1]
 
 
 def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> None:

@@ -34,6 +34,8 @@ from tests.support.sandboxes import start_unit
 PATHS = Paths()
 SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 HANGING_SECONDS = 120.0
+GLOBAL_LOG = "    log stdout format raw daemon info\n"
+ONE_THREAD = {GLOBAL_LOG: f"{GLOBAL_LOG}    nbthread 1\n"}
 
 
 class Instance(ThreadingHTTPServer):
@@ -185,7 +187,10 @@ class Balancer:
 def running_balancer(
     rootfs: Path, directory: Path, sizes: Mapping[FleetName, int], *, changed: Mapping[str, str] | None = None
 ) -> Iterator[Balancer]:
-    """Run HAProxy over new instances; `changed` replaces texts of its configuration, such as a timeout."""
+    """Run HAProxy over new instances; `changed` replaces texts of its configuration, such as a timeout.
+
+    It has one thread: of two, one may still have the line of a response while the other's next request is counted.
+    """
     ports = Ports(**free_ports())
     settings = LocalSettings(ports=ports)
     fleets = {fleet: [Instance() for _ in range(size)] for fleet, size in sizes.items()}
@@ -200,7 +205,7 @@ def running_balancer(
         sandbox.write_file(servers_file(PATHS), LiveServers.content({}))
         unit = haproxy(settings, PATHS, instances=instances)
         texts = dict(unit.files)
-        for old, new in (changed or {}).items():
+        for old, new in (ONE_THREAD | dict(changed or {})).items():
             texts = {path: text.replace(old, new) for path, text in texts.items()}
         for each in (unit.model_copy(update={"files": texts}), request_metrics(settings, PATHS)):
             start_unit(sandbox, each)

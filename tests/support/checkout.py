@@ -175,6 +175,20 @@ class Checkout:
         until(is_well, "the stack to be well", timeout_s=UP_TIMEOUT_S)
         return printed[-1]
 
+    def verify(self, *options: str) -> None:
+        """Run the command `verify` until it passes: on a busy machine a scrape or an answer may be missed at first."""
+        told: list[str] = []
+
+        def passes() -> bool:
+            process = self.start("verify", *options)
+            told[:] = process.communicate(timeout=UP_TIMEOUT_S)
+            return process.returncode == 0
+
+        try:
+            until(passes, "the verification to pass", timeout_s=UP_TIMEOUT_S)
+        except TimeoutError as error:
+            raise AssertionError("".join(told)) from error
+
     def json(self, *arguments: str, expect: int = 0, **changes: str) -> Any:
         """Run the command with `--output json` and return its document."""
         return json.loads(self.run(*arguments, "--output", "json", expect=expect, **changes).stdout)

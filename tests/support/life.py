@@ -18,7 +18,7 @@ from observatory.database.connection import connect, with_database
 from observatory.operations.demonstration import spans
 from tests.support import crash
 from tests.support.checkout import Checkout
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 
 EMBEDDED = ("--engine", "embedded")
 UP, DOWN = ("up", *EMBEDDED), ("down", "--yes", *EMBEDDED)
@@ -109,9 +109,10 @@ class Life:
 
     def _change(self) -> None:
         """Change what takes updates, restarts, another port, more instances."""
-        ports = self.checkout.ports()
-        moved = {name: ports[name] for name in ports if name not in {"valkey", "prometheus", "postgres"}}
-        self.checkout.configure(database={"shared_buffers_mb": 64}, fleets={"size": 2}, ports={**free_ports(), **moved})
+        # From the single ports: a block might have those of the further instances, which do not listen yet.
+        moved = {name: free_port() for name in ("valkey", "prometheus", "postgres")}
+        ports = self.checkout.ports() | moved
+        self.checkout.configure(database={"shared_buffers_mb": 64}, fleets={"size": 2}, ports=ports)
 
     def _settled(self, when: str) -> None:
         """Check that `up` finds the stack healthy, nothing to do and no half files.

@@ -60,3 +60,12 @@ def test_the_status_of_a_stack_is_read_until_it_is_well(tmp_path: Path) -> None:
 
     assert checkout.well_status() == {"looks": 3, "arguments": ["status", "--output", "json"]}
     assert checkout.well_table() == '{"looks": 4, "arguments": ["status"]}\n'
+
+
+def test_verify_is_run_until_it_passes(tmp_path: Path) -> None:
+    (tmp_path / "observatory").mkdir()
+    (tmp_path / "observatory/__main__.py").write_text(COMMAND)
+
+    Checkout(root=tmp_path, environment={"PYTHONPATH": str(tmp_path)}).verify("--comprehensive")
+
+    assert (tmp_path / "looks").read_text() == "xxx"

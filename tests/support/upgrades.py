@@ -18,9 +18,10 @@ from urllib.parse import quote
 import yaml
 
 from observatory.engines.embedded.secrets import Crypter
+from observatory.settings import Ports
 from tests.support import reaper
 from tests.support.checkout import SOURCE, Checkout
-from tests.support.ports import free_ports
+from tests.support.ports import free_port, free_ports
 
 RECORDINGS = SOURCE / "tests/upgrades"
 CHECKPOINT = "backend/.pulumi/stacks/llm-observatory/local.json"
@@ -125,7 +126,8 @@ class Recorded:
             (checkout.root / name).unlink()
         Checkout.copy(checkout.root, rootfs=None)
         settings.write_text(kept)
-        checkout.configure(ports=free_ports() | checkout.ports())
+        # From the single ports: a block might have a known one that does not listen now, such as that of trials.
+        checkout.configure(ports={name: free_port() for name in Ports.model_fields} | checkout.ports())
 
     def _relocated(self, place: str) -> str:
         """Return the Pulumi state with another path of the checkout, also inside its secrets."""

@@ -125,10 +125,10 @@ def main(package: str) -> None:
     server = grpc.server(ThreadPoolExecutor(WORKERS), options=limits)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(Servicer(IN_TREE[package](), package), server)
     port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
-    with contextlib.suppress(KeyboardInterrupt):  # the CLI ends its plugins so
+    with contextlib.suppress(KeyboardInterrupt):  # the CLI ends its plugins so, as soon as they answer
+        server.start()
+        sys.stdout.write(f"{port}\n")
+        sys.stdout.flush()
         server.wait_for_termination()
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Self
 
 from observatory import __version__
@@ -132,8 +133,7 @@ def _postgres_status(
     """Return PostgreSQL's status. It is Patroni's child, not the supervisor's: its pid is in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
     running = Probe(**ready.target(sandbox.host_path)).check()
-    pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
-    pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
+    pid = _postmaster_pid(sandbox.home / "data" / "postgres" / "postmaster.pid") if running else None
     version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)
     return DaemonStatus(
         name="postgresql",
@@ -143,6 +143,13 @@ def _postgres_status(
         health="ready" if pid else "not ready",
         memory_mb=_memory_mb(processes.family(pid or 0)),
     )
+
+
+def _postmaster_pid(file: Path) -> int | None:
+    """Return the process that a server's file names; None if there is none, or it is still empty: it ends or starts."""
+    with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
+        return int(file.read_text(encoding="utf-8").split()[0])
+    return None
 
 
 def _supervisor_status(sandbox: Sandbox, running: _Running, version: str) -> DaemonStatus:

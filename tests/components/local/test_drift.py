@@ -26,6 +26,7 @@ from observatory.nodes.haproxy import weights_file
 from observatory.nodes.rollback_webhook import rollback_token_file
 from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
 from observatory.runtime import Probe, Program, Sandbox
+from observatory.runtime.process_tree import is_stopped
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
 from observatory.runtime.supervisor import Supervisor
 from observatory.scheduling.webhook import token
@@ -132,7 +133,9 @@ def test_a_daemon_that_was_stopped_is_not_ready_although_its_port_accepts_connec
     listening = Daemon(sandbox, name="listening", tcp=True)
     assert not listening.differs()
     assert listening.pid
-    os.kill(listening.pid, signal.SIGSTOP)
+    stopped = listening.pid
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: is_stopped(stopped), "the daemon to stop, which takes its turn on a processor")
     assert listening.differs()
     listening.repair()
     assert not listening.differs()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
@@ -13,6 +14,7 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from observatory.engines.cli import automation
+from observatory.engines.providers import server
 from observatory.engines.providers.plugin import install, is_installed
 
 
@@ -26,6 +28,22 @@ def test_a_plugin_prints_its_port_answers_and_ends(tmp_path: Path) -> None:
         assert info.version.startswith("3.")
         plugin.send_signal(signal.SIGINT)
         assert plugin.communicate(timeout=120)[1] == ""
+
+
+class Interrupted:
+    """An output whose reader sends SIGINT as soon as it has the port."""
+
+    def write(self, text: str) -> None:
+        assert text.strip().isdigit()
+
+    def flush(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_just_after_the_port_was_printed_ends_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Interrupted())
+        server.main("postgresql")
 
 
 @pytest.mark.parametrize("place", ["home/plugins/resource-postgresql-v3.18.2", "bin"])

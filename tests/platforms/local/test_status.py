@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from observatory.cli.stack import _running, _version
 from observatory.platforms.local import status
 from observatory.platforms.local.status import reported_version
 from observatory.platforms.platform import DaemonStatus
+from observatory.runtime import Sandbox
+from observatory.runtime.process_tree import ProcessTree
+from observatory.settings import LocalSettings, Ports
 
 
 class _Instance(BaseHTTPRequestHandler):
@@ -56,6 +60,23 @@ def test_a_frozen_or_absent_instance_has_no_version() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never responds
         assert reported_version(frozen.getsockname()[1]) is None
     assert reported_version(1) is None  # nothing listens there
+
+
+@pytest.mark.parametrize(
+    ("content", "pid"), [(None, None), ("", None), ("\n", None), ("4711\n/srv/data/postgres\n", 4711)]
+)
+def test_a_server_that_just_ends_or_starts_has_no_process_yet(
+    tmp_path: Path, content: str | None, pid: int | None
+) -> None:
+    """It removes its file while its port still accepts connections, and the next one makes the file empty."""
+    sandbox = Sandbox(tmp_path, tmp_path)
+    (tmp_path / "data/postgres").mkdir(parents=True)
+    if content is not None:
+        (tmp_path / "data/postgres/postmaster.pid").write_text(content)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        settings = LocalSettings(ports=Ports(postgres=listening.getsockname()[1]))
+        found = status._postgres_status(sandbox, settings, {}, ProcessTree(states={}, children={}))
+    assert (found.pid, found.health) == (pid, "ready" if pid else "not ready")
 
 
 def test_another_version_than_wanted_is_shown_in_red() -> None:
