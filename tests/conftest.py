@@ -12,6 +12,7 @@ import httpx
 import hypothesis
 import pytest
 
+from observatory.runtime import sandbox
 from observatory.workspace import Workspace
 from tests.support import language_host
 from tests.support.checkout import end_commands
@@ -48,11 +49,12 @@ def pytest_configure() -> None:
     """Let commands be interrupted where a shell runs the suite in the background: children inherit what is ignored.
 
     Requests of tests have httpx's default timeout, which is 5 s; a busy machine may take longer for an answer. The code
-    under test sets its own.
+    under test sets its own. A supervisor that tests start in their own process may take longer, too.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     default = inspect.signature(httpx.Client).parameters["timeout"].default
     default.connect = default.read = default.write = default.pool = PATIENCE_S
+    sandbox.START_SECONDS = int(PATIENCE_S)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

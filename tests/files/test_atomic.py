@@ -42,7 +42,7 @@ def test_the_next_write_removes_what_a_dead_process_left_and_keeps_what_a_live_o
 
 
 def test_what_a_dead_process_left_is_removed_also_if_a_later_process_has_its_id(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as later:
+    with subprocess.Popen(["sleep", "1000"]) as later:
         left, written = (tmp_path / f".file.{later.pid}-{number}.partial" for number in range(2))
         left.mkdir()
         written.touch()

@@ -84,13 +84,15 @@ def probe(found: FleetProbes) -> ProbeResult:
     return result
 
 
-def unknown_of_next(found: FleetProbes) -> str:
-    """Return why a probe has no result, once the one before it has ended."""
-    deadline = time.monotonic() + PATIENCE_S
-    while "last probe" in (unknown := probe_once(found).unknown or ""):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return unknown
+def wait_until_passed(found: FleetProbes) -> None:
+    """Probe until nothing is wrong; until then, no more than a late answer, as a busy machine gives."""
+
+    def has_passed() -> bool:
+        result = probe(found)
+        assert {failure.kind for failure in result.failures} <= {"unanswered"}, result
+        return not result.failures
+
+    until(has_passed, "a probe without a failure")
 
 
 def accepts_writes(service: Service) -> bool:
@@ -132,8 +134,13 @@ def test_each_kind_of_bad_version_fails(
     database: StorageDatabase, old: Service, start: Start, fault: str, kind: str
 ) -> None:
     found = probes(database, start(fault), old)
-    kinds = {failure.kind for _ in range(3) for failure in probe(found).failures}
-    assert kind in kinds
+    kinds: set[str] = set()
+
+    def is_met() -> bool:  # a busy machine leaves out the last requests
+        kinds.update(failure.kind for failure in probe(found).failures)
+        return kind in kinds
+
+    until(is_met, kind)
     assert left(database) == 0
 
 
@@ -152,9 +159,9 @@ def test_one_probe_meets_a_version_that_is_wrong_for_few_writes_or_reads(
     assert kinds == {kind}
 
 
-def unknown_of(database: StorageDatabase, new: Service, old: Service | None, cause: str) -> ProbeResult:
+def unknown_of(found: FleetProbes, cause: str) -> ProbeResult:
     """Probe until the result is unknown for this cause; a busy machine may give another one before."""
-    found, result = probes(database, new, old), ProbeResult()
+    result = ProbeResult()
 
     def is_the_cause() -> bool:
         nonlocal result
@@ -174,10 +181,10 @@ def test_a_version_that_hangs_is_not_answered_and_one_behind_an_ill_database_is_
     with database.locked_traces("ACCESS EXCLUSIVE"):
         assert probe_once(found).unknown
     with database.unavailable():
-        assert "the database does not answer the probe" in unknown_of_next(found)
+        unknown_of(found, "the database does not answer the probe")
     for service in (new, old):  # which may be ready before its pool has connections again
         until(partial(accepts_writes, service), "a write")
-    assert probe(found).failures == ()
+    wait_until_passed(found)
     os.kill(new.pid, signal.SIGSTOP)
     try:
         assert {failure.kind for failure in probe(found).failures} == {"unanswered"}
@@ -187,15 +194,15 @@ def test_a_version_that_hangs_is_not_answered_and_one_behind_an_ill_database_is_
 
 @pytest.mark.parametrize("fault", ["half-refused"])
 def test_what_fails_at_both_fleets_is_unknown(database: StorageDatabase, start: Start, fault: str) -> None:
-    result = unknown_of(database, start(fault), start(fault), "but also blue")
+    result = unknown_of(probes(database, start(fault), start(fault)), "but also blue")
     assert (result.attempts, result.failures) == (0, ())
 
 
 def test_without_another_fleet_only_what_the_database_proves_is_a_failure(
     database: StorageDatabase, start: Start
 ) -> None:
-    assert probe(probes(database, start("good"), None)).failures == ()
-    unknown_of(database, start("half-refused"), None, "blue does not run")
+    wait_until_passed(probes(database, start("good"), None))
+    unknown_of(probes(database, start("half-refused"), None), "blue does not run")
     failures = probe(probes(database, start("missing-traces"), None)).failures
     assert {each.kind for each in failures if each.certain} == {"not returned"}
 
@@ -210,7 +217,7 @@ def test_the_next_probe_removes_what_a_killed_one_left(database: StorageDatabase
         "INSERT INTO api_keys (key_hash, key_prefix, name, expires_at) VALUES (%s, 'killed', %s, now())",
         *("0" * 64, PROBE_MARK),
     )
-    assert probe(probes(database, start("good"), old)).failures == ()
+    wait_until_passed(probes(database, start("good"), old))
     assert database.count("killed") == 0
     assert database.execute("SELECT FROM api_keys WHERE key_prefix = 'killed'") == []
 
@@ -231,7 +238,7 @@ def test_an_answer_that_trickles_without_an_end_is_not_answered(
 
 def test_a_probe_that_hangs_is_left() -> None:
     hanging = threading.Event()
-    found = FleetProbes(preview_url="http://127.0.0.1:1", database=lambda: str(hanging.wait(60)))
+    found = FleetProbes(preview_url="http://127.0.0.1:1", database=lambda: str(hanging.wait(600)))
     try:
         assert "did not end" in (found.probe("green", version=RELEASE).unknown or "")
         assert "has not answered the last probe" in (found.probe("green", version=RELEASE).unknown or "")

@@ -18,7 +18,8 @@ from observatory.database import verification_session
 from observatory.database.verification_rows import MARK, MarkedRows, marked_rows
 from observatory.database.verification_session import verification_rows
 from observatory.delivery.environment import HostsError, UnjudgedError
-from observatory.platforms import live_comparison, smoke, trial_checks
+from observatory.platforms import content_checks, live_comparison, smoke, trial_checks
+from observatory.platforms import place as module_of_places
 from observatory.platforms.content_checks import SINCE_SCHEMA, check_content
 from observatory.platforms.instance_process import FILES, MEMORY, usage
 from observatory.platforms.live_comparison import judged
@@ -53,8 +54,11 @@ HEALED = "DROP FUNCTION public.refuse_sometimes() CASCADE; DROP SEQUENCE public.
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that runs answers, however busy the machine is."""
-    for module in (smoke, trial_checks):
+    for module in (smoke, trial_checks, content_checks):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(module_of_places, "READY_SECONDS", 60.0)
+    monkeypatch.setattr(trial_checks, "BURST_SECONDS", 120.0)
+    monkeypatch.setattr(live_comparison, "REPEATED_SECONDS", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +206,7 @@ def test_a_version_that_locks_a_table_for_ever_is_blamed_at_once(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification_session, "TIMEOUTS", {"lock_timeout": "100ms", "statement_timeout": "60s"})
-    monkeypatch.setattr(smoke, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(smoke, "ANSWER_SECONDS", 10.0)  # in which the version gets its lock on a busy machine, too
     database, live, tested = stage.database, place(stage.good, "blue"), f"green {RELEASE}"
 
     def rows() -> AbstractContextManager[MarkedRows]:

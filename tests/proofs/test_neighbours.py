@@ -21,7 +21,8 @@ def listening(kind: socket.SocketKind, address: str, named: bool) -> list[str]:
         if kind is socket.SOCK_STREAM:
             made.listen()
         port = made.getsockname()[1]
-        mine: list[Any] = [each for each in psutil.Process().net_connections("inet") if each.laddr.port == port]
+        inet: list[Any] = psutil.Process().net_connections("inet")
+        mine = [each for each in inet if (each.type, each.laddr.port) == (kind, port)]  # TCP and UDP may have the same
         return [found for each in mine if (found := problem(each, {port} if named else set()))]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from observatory.runtime import Program, RootfsError, Sandbox
-from observatory.runtime.orphans import main_processes
+from observatory.runtime.orphans import WRITES_SECONDS, main_processes
+from observatory.runtime.process_tree import is_stopped
 from tests.runtime.test_sandbox import kill_supervisor
 from tests.runtime.test_supervisor import until
 
@@ -24,7 +25,7 @@ echo begun; while :; do sleep 0.05; done
 
 def program(name: str, *, priority: int, stop_signal: str) -> Program:
     command = ("sh", "-c", SCRIPT.format(name=name))
-    return Program(name=name, command=command, priority=priority, stop_signal=stop_signal)
+    return Program(name=name, command=command, priority=priority, stop_signal=stop_signal, stop_seconds=WRITES_SECONDS)
 
 
 def started_programs(sandbox: Sandbox) -> None:
@@ -81,7 +82,7 @@ def test_what_a_daemon_writes_after_its_supervisor_died_is_in_its_log(started: S
     script = (
         "trap 'for n in 1 2 3; do echo end $n || exit 9; done; exit' TERM; echo begun; while :; do sleep 0.05; done"
     )
-    started.supervisor.apply(Program(name="writer", command=("sh", "-c", script)))
+    started.supervisor.apply(Program(name="writer", command=("sh", "-c", script), stop_seconds=WRITES_SECONDS))
     until(lambda: "begun" in started.supervisor.log_tail("writer"))
     kill_supervisor(started)
     started.revive()
@@ -101,5 +102,6 @@ def test_a_supervisor_that_does_not_answer_is_replaced(started: Sandbox) -> None
     pid = started.supervisor_pid()
     assert pid
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid))
     assert started.revive()
     assert started.supervisor_pid() not in {pid, None}

@@ -48,8 +48,12 @@ def members(sandbox: Sandbox) -> list[int]:
 
 
 def kill_supervisor(sandbox: Sandbox) -> None:
-    """End supervisord as the kernel's OOM killer would, and wait until it is gone."""
-    (pid,) = pids(sandbox, "supervisord")
+    """End supervisord as the kernel's OOM killer would, and wait until it is gone.
+
+    It is not found by its name, which a daemon that was just started has, too, until its `exec`.
+    """
+    pid = sandbox.supervisor_pid()
+    assert pid
     os.kill(pid, signal.SIGKILL)
     until(lambda: _has_ended(pid), "the end of the supervisor")
 
@@ -102,7 +106,8 @@ def test_concurrent_starts_make_one_supervisor(tmp_path: Path, rootfs: Path) -> 
 
 
 def test_orphans_of_a_killed_supervisor_are_ended(started: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ESCALATION", tuple((signals, 0.5) for signals, _ in module.ESCALATION))
+    (stopping, _), (killing, _) = module.ESCALATION
+    monkeypatch.setattr(module, "ESCALATION", ((stopping, 0.5), (killing, PATIENCE_S)))
     stubborn = Program(
         name="stubborn", command=("sh", "-c", "trap '' INT TERM; while :; do sleep 0.1; done"), stop_seconds=1
     )
@@ -152,10 +157,10 @@ def postgres(sandbox: Sandbox) -> Iterator[tuple[Program, Probe]]:
 def test_never_two_postmasters(started: Sandbox) -> None:
     with postgres(started) as (program, probe):
         started.supervisor.apply(program)
-        started.supervisor.wait_ready("postgres", probe)
+        started.supervisor.wait_ready("postgres", probe, timeout=PATIENCE_S)
         kill_supervisor(started)
         started.start()
-        started.supervisor.wait_ready("postgres", probe)
+        started.supervisor.wait_ready("postgres", probe, timeout=PATIENCE_S)
         postmaster = int((started.home / "data/postgres/postmaster.pid").read_text().split()[0])
         assert started.supervisor.status("postgres").pid == postmaster
 
@@ -163,7 +168,7 @@ def test_never_two_postmasters(started: Sandbox) -> None:
 def test_pid_files_of_before_a_reboot_do_not_block(started: Sandbox) -> None:
     with postgres(started) as (program, probe):
         started.supervisor.apply(program)
-        started.supervisor.wait_ready("postgres", probe)
+        started.supervisor.wait_ready("postgres", probe, timeout=PATIENCE_S)
         pid_file = started.home / "data/postgres/postmaster.pid"
         content = pid_file.read_text()
         module._signal(members(started), (signal.SIGKILL,))  # the power fails
@@ -173,7 +178,7 @@ def test_pid_files_of_before_a_reboot_do_not_block(started: Sandbox) -> None:
         started.adopt("/srv/data/postgres/postmaster.pid")
 
         started.start()
-        started.supervisor.wait_ready("postgres", probe)
+        started.supervisor.wait_ready("postgres", probe, timeout=PATIENCE_S)
 
 
 def test_home_may_be_deeper_than_a_socket_address(tmp_path: Path, rootfs: Path) -> None:
@@ -191,7 +196,8 @@ def test_nothing_is_inherited(sandbox: Sandbox) -> None:
     sandbox.start()
     os.close(writer)
     sandbox.supervisor.apply(SLEEPER)
-    (supervisor,), (sleeper,) = pids(sandbox, "supervisord"), eventually(sandbox, "sleep")
+    supervisor, (sleeper,) = sandbox.supervisor_pid(), eventually(sandbox, "sleep")
+    assert supervisor
     pipe = Path(f"/proc/self/fd/{reader}").readlink()
     open_files = [file for pid in (supervisor, sleeper) for file in _open_files(pid)]
     os.close(reader)

@@ -172,7 +172,7 @@ def test_a_real_daemon_becomes_ready(started: Sandbox) -> None:
     port = free_port()
     command = ("valkey-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", "/srv/data", "--save", "")
     started.supervisor.apply(Program(name="valkey", command=command))
-    started.supervisor.wait_ready("valkey", Probe(tcp=("127.0.0.1", port)))
+    started.supervisor.wait_ready("valkey", Probe(tcp=("127.0.0.1", port)), timeout=PATIENCE_S)
     assert started.run(["valkey-cli", "-p", str(port), "ping"]).stdout == "PONG\n"
 
 

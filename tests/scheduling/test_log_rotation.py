@@ -13,10 +13,13 @@ import pytest
 from observatory.runtime import Program, Sandbox
 from observatory.scheduling.log_rotation import LogRotationError, rotate_logs
 from observatory.settings import LocalSettings, Logs
+from tests.support.waiting import until
 
 SETTINGS = LocalSettings()
 ROTATIONS = 4
-WRITER = 'i=0; while [ ! -e /srv/data/stop ]; do i=$((i+1)); echo "line $i"; done; echo end; exec sleep 1000'
+# Not so fast that supervisord rotates the log by its size, however late a rotation is.
+LINE = 'i=$((i+1)); echo "line $i"; [ $((i % 1000)) -gt 0 ] || sleep 0.01'
+WRITER = f"i=0; while [ ! -e /srv/data/stop ]; do {LINE}; done; echo end; exec sleep 1000"
 DEADLINE_S = 120
 
 
@@ -39,10 +42,17 @@ def text(file: Path) -> str:
 
 
 def test_no_line_is_lost_while_a_daemon_writes(sandbox: Sandbox) -> None:
+    log = sandbox.host_path("/srv/log/writer.log")
+
+    def has_lines() -> bool:
+        return log.exists() and log.stat().st_size > 0
+
     sandbox.supervisor.apply(Program(name="writer", command=("sh", "-c", WRITER)))
+    until(has_lines, "the first lines")
     for _ in range(ROTATIONS):
         time.sleep(1.1)  # rotated files are named by the second
         assert any(name.startswith("writer.log-") for name in rotate_logs(sandbox, SETTINGS, force=True))
+        until(has_lines, "lines in the new log")  # which supervisord opens some time after logrotate's signal
     sandbox.host_path("/srv/data/stop").touch()
     deadline = time.monotonic() + DEADLINE_S
     while (found := "".join(text(file) for file in logs_of(sandbox, "writer")).splitlines())[-1:] != ["end"]:

@@ -125,7 +125,7 @@ def test_a_hanging_job_is_ended_at_its_timeout_with_all_it_started(
         run(JOB.model_copy(update={"timeout": 1}), sh(script), cwd=tmp_path, store=store)
     assert store.read("job").result is RunResult.TIMED_OUT
     assert metric(store, "observatory_job_failed") == 1
-    assert not alive(job_pid(store))
+    until(lambda: not alive(job_pid(store)), "the end of the killed job")
     assert locks.holder(store.lock_file("job")) is None
 
 
@@ -166,7 +166,8 @@ def test_a_killed_runners_job_keeps_its_lock_and_then_counts_as_interrupted(stor
     with pytest.raises(JobRunningError, match=f"process {pid}"):
         run(JOB, sh("true"), cwd=tmp_path, store=store)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: store.read("job").result is RunResult.INTERRUPTED, "the end of the job")
+    until(lambda: not alive(pid), "the end of the job")
+    assert store.read("job").result is RunResult.INTERRUPTED
     assert run(JOB, sh("true"), cwd=tmp_path, store=store).result is RunResult.SUCCEEDED
 
 

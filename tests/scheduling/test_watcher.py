@@ -30,6 +30,7 @@ from tests.support.checkout import SOURCE
 from tests.support.clock import own_clock
 from tests.support.host_processes import wait_for_ended
 from tests.support.small_disk import fill, small_disk
+from tests.support.waiting import PATIENCE_S
 from tests.support.waiting import until as wait_until
 
 pytestmark = pytest.mark.slow
@@ -54,6 +55,13 @@ def halt(pid: int) -> None:
     until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that starts becomes ready, and a supervisor that runs answers, however busy the machine is."""
+    monkeypatch.setattr(host_process, "START_SECONDS", PATIENCE_S)
+    monkeypatch.setattr("observatory.scheduling.watcher.ANSWER_SECONDS", PATIENCE_S)
+
+
 class Clock:
     time = 0.0
 
@@ -67,7 +75,8 @@ def failed(sandbox: Sandbox, program: Program) -> None:
 
 
 def test_a_daemon_that_was_given_up_is_started_after_growing_pauses_until_it_runs(started: Sandbox) -> None:
-    failed(started, FRAIL)
+    started.supervisor.apply(FRAIL)
+    until(lambda: started.supervisor.status("frail").state == "FATAL")  # after EXITED it is started once more
     clock, metrics = Clock(), WatchMetrics()
     watch = DaemonWatch(sandbox=started, metrics=metrics, now=clock)
     starts: list[int] = []

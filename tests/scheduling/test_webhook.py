@@ -12,9 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from observatory.nodes.programs import alert_receiver
 from observatory.runtime import Sandbox
+from observatory.scheduling import webhook
 from observatory.scheduling.webhook import BODY_BYTES, serve, token, token_drift
 from tests.support.certificates import monitoring_certificate
+from tests.support.waiting import PATIENCE_S
 
 TOKEN = "sesame"
 
@@ -30,6 +33,13 @@ class Taker:
         if "fail" in notification:
             raise OSError("no space left")
         return "proposed"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client on a busy machine may be late with the next part of its request."""
+    monkeypatch.setattr(alert_receiver, "REQUEST_SECONDS", PATIENCE_S)  # of a handshake
+    monkeypatch.setattr(webhook._Handler, "timeout", PATIENCE_S)
 
 
 @pytest.fixture

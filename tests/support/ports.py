@@ -10,14 +10,17 @@ import itertools
 import os
 import random
 import socket
+from collections import deque
 
 from observatory.settings import Ports
 
 FIRST_PORT, EPHEMERAL = 20_000, 32_768  # net.ipv4.ip_local_port_range begins there
 FLEET_ROOM, PORT_BLOCK = 4, 160
 SINGLE_PORTS = 4  # of a worker's ports, one in so many is for a server by itself
+KEPT_BLOCKS = 4  # the last ones, whose servers may not listen yet
 
 _numbers = itertools.count(random.randrange(EPHEMERAL))  # noqa: S311 - no secret
+_given: deque[int] = deque(maxlen=KEPT_BLOCKS)
 
 
 def free_port() -> int:
@@ -29,12 +32,15 @@ def free_port() -> int:
 
 
 def free_ports() -> dict[str, int]:
-    """Return a free port for each setting, with room for a fleet's further instances."""
+    """Return a free port for each setting, with room for a fleet's further instances; none of the blocks before."""
     names = list(Ports.model_fields)
     lowest, highest, _ = _ranges_of_this_worker()
     while True:
         first = random.randrange(lowest, highest - PORT_BLOCK)  # noqa: S311 - no secret
+        if any(abs(first - other) < PORT_BLOCK for other in _given):
+            continue
         if all(_is_free(first + offset) for offset in range(PORT_BLOCK)):
+            _given.append(first)
             return {name: first + number * FLEET_ROOM for number, name in enumerate(names)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from observatory.files.ownership import change_tree_owner
 from observatory.nodes import Unit
 from observatory.runtime import Probe, Program, Sandbox, bubblewrap, home_owners, sandbox_user
+from tests.support.waiting import PATIENCE_S
 
 
 def sandboxed(
@@ -38,4 +39,5 @@ def start_unit(sandbox: Sandbox, unit: Unit) -> None:
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
     sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target(sandbox.host_path)))
+    probe = Probe(**unit.ready.target(sandbox.host_path))
+    sandbox.supervisor.wait_ready(unit.name, probe, timeout=PATIENCE_S)

@@ -17,6 +17,7 @@ from observatory.delivery.deployment import deploy
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import RolledBackError
 from observatory.documents.rollout import RolloutDocument
+from observatory.platforms import place, smoke
 from observatory.platforms.aws.balancer import AlbBalancer
 from observatory.platforms.aws.clients import client
 from observatory.platforms.aws.documents import S3RolloutStore
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that runs answers, however busy the machine is."""
+    monkeypatch.setattr(smoke, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(place, "READY_SECONDS", 60.0)
 
 
 @pytest.fixture(scope="module")
