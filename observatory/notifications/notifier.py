@@ -81,12 +81,12 @@ class _Worker:
     def _run(self) -> None:
         while (notice := self._queue.get()) is not None:
             reason = self._send(notice)
+            # Recorded under the lock: a command that ends now ends this thread, too, and waits for the lock in `close`.
             with self._lock:
-                pending = notice in self._unsent
-                if pending:
+                if notice in self._unsent:
                     self._unsent.remove(notice)
-            if pending and reason:
-                self._give_up(notice, reason)
+                    if reason:
+                        self._give_up(notice, reason)
 
     def _send(self, notice: Notice) -> str | None:
         """Send a notice with retries; return why it was not delivered, None if it was."""

@@ -103,7 +103,8 @@ def test_a_request_that_waited_while_the_console_ended_starts_no_child(fresh: Ch
 
 
 @pytest.fixture
-def pages(fresh: Checkout) -> Pages:
+def pages(fresh: Checkout, monkeypatch: pytest.MonkeyPatch) -> Pages:
+    monkeypatch.setattr(charts, "READ_SECONDS", 600.0)  # for the panels of a dashboard, on a busy machine
     return Pages(operations.open_workspace("local", fresh.root))
 
 

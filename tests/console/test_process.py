@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from observatory.runtime import Sandbox
+from observatory.scheduling import host_process
 from observatory.scheduling.host_process import lock_file as process_lock_file
 from observatory.scheduling.host_process import process_id, stop_holder, wanted_file
 from observatory.scheduling.scheduler_process import CONSOLE, console_pid, console_process, console_ready
 from tests.support.checkout import Checkout
 from tests.support.host_processes import wait_for_ended
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 MEMORY_MIB = 60
 
@@ -26,6 +27,7 @@ def sandbox(fresh: Checkout, rootfs: Path) -> Iterator[Sandbox]:
     """A home in which the console runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(fresh.root))
+        patch.setattr(host_process, "START_SECONDS", PATIENCE_S)
         found = Sandbox(fresh.home, rootfs)
         found.make_directory("/srv/lock")
         wanted_file(found).touch()

@@ -7,12 +7,11 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -20,9 +19,10 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from observatory.delivery.deployment import deploy
 from observatory.delivery.errors import RolledBackError
-from observatory.documents.journal import FileJournal, entries
+from observatory.documents.journal import Entry, FileJournal, entries
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook, channels, notifier
 from observatory.notifications.configured import alert_channels
+from observatory.notifications.messages import Notice
 from observatory.notifications.notifier import ATTEMPTS
 from observatory.platforms import platform_of
 from observatory.progress import silent
@@ -33,6 +33,7 @@ from tests.delivery.environment import BAD, Simulation, simulation
 from tests.delivery.faults import blue_green
 from tests.notifications.receiver import Receiver, receiver
 from tests.support.ports import free_port
+from tests.support.waiting import until
 
 LONG_S = 120.0  # to deliver, on a machine that is very busy
 ALL_KINDS = ["start", "step", "success"]
@@ -66,8 +67,10 @@ def not_delivered(file: Path) -> list[tuple[str, str, str]]:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receiver that answers is not asked twice, however busy the machine is."""
+    """A receiver that answers is not asked twice and is not given up, however busy the machine is."""
     monkeypatch.setattr(channels, "ATTEMPT_SECONDS", 60.0)
+    monkeypatch.setattr(notifier, "WHOLE_ATTEMPT_SECONDS", LONG_S)
+    monkeypatch.setattr(notifier, "RETRY_SECONDS", LONG_S)
 
 
 @pytest.fixture
@@ -168,15 +171,38 @@ def test_a_receiver_that_never_responds_delays_neither_the_deployment_nor_other_
     with receiver() as slow, receiver() as quick:
         slow.open.clear()
         channel = Slack(Secret(plain=slow.url))
-        # Long enough for the other channel to take note of its last answer, which is sent after `quick` has the notice.
-        with notified(file, channel, webhook(quick), wait_s=5) as journal:
+        with notified(file, channel, webhook(quick), wait_s=0) as journal:
             deliver(journal, stack)  # returns, although Slack has not responded
             assert stack.live == {"blue": 0, "green": 100}
-            wait_for(quick, 3)
+            until(lambda: not unsent(journal, "webhook"), "the other channel to take note of its last answer")
+            assert len(quick.got) == 3
         assert {(channel, reason) for channel, _, reason in not_delivered(file)} == {
             ("slack", "not delivered before the command ended")
         }
         assert [kind for _, kind, _ in not_delivered(file)] == ALL_KINDS
+
+
+def unsent(journal: FileJournal, channel: str) -> list[Notice]:
+    """Return the notices that a channel of the journal's notifier has not sent yet."""
+    (take,) = journal.listeners
+    (worker,) = (each for each in cast("Any", take).__self__._workers if each._channel.name == channel)
+    return list(worker._unsent)
+
+
+def test_a_notice_that_is_lost_while_the_command_ends_is_recorded_before_its_end(tmp_path: Path) -> None:
+    recording, written, recorded = threading.Event(), threading.Event(), list[str]()
+
+    def record(_event: str, *, kind: str, **_details: str) -> None:
+        recording.set()
+        written.wait(LONG_S)
+        recorded.append(kind)
+
+    sender = Notifier("local", [Slack(Secret(file=tmp_path / "absent"))], record)
+    sender.take(Entry(id="1", at=0, actor="me", event="promoted", details={"deployment": "d1"}))
+    assert recording.wait(LONG_S)
+    threading.Timer(0.5, written.set).start()  # on a slow disk
+    sender.close(0)
+    assert recorded == ["success"]
 
 
 @contextmanager
@@ -236,7 +262,12 @@ def test_a_receiver_that_accepts_and_closes_in_the_middle_gets_a_notice_once(fil
 def test_a_receiver_that_trickles_is_given_up_and_the_next_notice_is_sent(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifier, "WHOLE_ATTEMPT_SECONDS", 5.0)  # which is enough for the notice after it, too
+    monkeypatch.setattr(notifier, "WHOLE_ATTEMPT_SECONDS", 5.0)
+
+    def be_patient(entry: Entry) -> None:  # with the notice after it
+        if entry.event == "not-notified":
+            monkeypatch.setattr(notifier, "WHOLE_ATTEMPT_SECONDS", LONG_S)
+
     ended, answers = threading.Event(), list[int]()
 
     def answer(connection: socket.socket) -> None:
@@ -250,18 +281,12 @@ def test_a_receiver_that_trickles_is_given_up_and_the_next_notice_is_sent(
 
     with raw_receiver(answer) as url:
         with notified(file, Webhook(Secret(plain=url))) as journal:
+            journal.listeners.append(be_patient)
             journal.record("start", deployment="d1")
             journal.record("promoted", deployment="d1")
         ended.set()
     ((_, kind, reason),) = not_delivered(file)
     assert (kind, reason) == ("start", "the receiver did not end its answer within 5 s")
-
-
-def wait_for(at: Receiver, count: int) -> None:
-    deadline = time.monotonic() + LONG_S
-    while len(at.got) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(at.got) == count
 
 
 @pytest.mark.parametrize(

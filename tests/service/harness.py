@@ -29,6 +29,15 @@ from tests.support.waiting import PATIENCE_S, until
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "storage_service")
+# Limits that are no settings: a busy machine takes longer for a query of the monitor, and for the last one of all.
+PATIENT = """
+import sys
+from storage_service import database, key_usage
+database.CONNECT_TIMEOUT_S = database.MONITOR_TIMEOUT_S = key_usage.CLOSE_TIMEOUT_S = 60
+from storage_service.__main__ import main
+sys.exit(main())
+"""
+PATIENT_COMMAND = (sys.executable, "-c", PATIENT)
 FAULTY = f"""
 import sys
 sys.path.append({str(REPOSITORY)!r})
@@ -273,7 +282,8 @@ class Service:
 def environment(database: StorageDatabase, port: int, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the service's environment; `settings` are named without the prefix.
 
-    Its limits of time are for a busy machine, where the defaults would fail requests that only wait for a test's lock.
+    Its limits of time are for a busy machine, where the defaults would fail requests that only wait for a test's lock,
+    and those of which a client sends or reads the rest late.
     """
     variables = {
         "STORAGE_LISTEN": f"127.0.0.1:{port}",
@@ -282,6 +292,8 @@ def environment(database: StorageDatabase, port: int, settings: Mapping[str, str
         "STORAGE_DATABASE_PASSWORD_FILE": str(database.password_file),
         "STORAGE_DATABASE_TIMEOUT_SECONDS": "60",
         "STORAGE_POOL_TIMEOUT_SECONDS": "60",
+        "STORAGE_UPLOAD_SECONDS": "60",
+        "STORAGE_RESPONSE_SECONDS": "60",
         "STORAGE_LAME_DUCK_SECONDS": "0",
         **{f"STORAGE_{name}": value for name, value in settings.items()},
     }
@@ -303,7 +315,7 @@ def run_to_end(variables: Mapping[str, str], *arguments: str) -> subprocess.Comp
 
 @contextmanager
 def running_service(
-    database: StorageDatabase, directory: Path, settings: Mapping[str, str], *, command: Sequence[str] = COMMAND
+    database: StorageDatabase, directory: Path, settings: Mapping[str, str], *, command: Sequence[str] = PATIENT_COMMAND
 ) -> Iterator[Service]:
     """Start a service without waiting for readiness, and stop it at the end."""
     port = free_port()

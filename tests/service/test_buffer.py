@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from service.storage_service import buffer as buffer_module
-from service.storage_service.buffer import MAX_TRANSACTIONS, WriteBuffer
+from service.storage_service.buffer import MAX_SHARED_ITEMS, MAX_TRANSACTIONS, WriteBuffer
 from service.storage_service.database import Database
 from service.storage_service.metrics import Metrics
 from service.storage_service.settings import Settings
@@ -165,14 +165,14 @@ def test_write_to_a_full_buffer_gets_503_with_retry_after(database: StorageDatab
 
 
 def test_write_that_waits_too_long_fails(database: StorageDatabase, start: StartService) -> None:
-    service = start(database, DATABASE_TIMEOUT_SECONDS="10")  # enough for all writes to wait on a busy machine
-    late = item()
-    with occupied(service, database) as writes:
-        waiting = joined(service, [late])
-        writes.extend(waiting)
-        assert [write.join().status_code for write in writes] == [503] * (MAX_TRANSACTIONS + 1)
-    assert database.count(late["trace_id"]) == 0
-    assert post(service.client(), late).status_code == 201
+    """Each of these writes fills a transaction, so one has to wait until the two before it have failed."""
+    service = start(database, DATABASE_TIMEOUT_SECONDS="10")
+    sent = [[item() for _ in range(MAX_SHARED_ITEMS)] for _ in range(MAX_TRANSACTIONS + 1)]
+    with database.locked_traces():
+        writes = [Background(service.client(), *batch) for batch in sent]
+        assert [write.join().status_code for write in writes] == [503] * len(sent)
+    assert [database.count(batch[0]["trace_id"]) for batch in sent] == [0] * len(sent)
+    until(lambda: post(service.client(), *sent[-1]).status_code == 201, "the database to respond in time")
 
 
 class InstantDatabase:

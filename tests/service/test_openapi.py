@@ -12,6 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from tests.service.harness import Service, StorageDatabase, running_service
+from tests.support.waiting import PATIENCE_S
 
 OPERATIONS = (
     "POST /v1/traces",
@@ -28,6 +29,7 @@ OPERATIONS = (
 
 
 CONFIG = {
+    "request-timeout": PATIENCE_S,
     "checks": {
         # The document cannot express every rule: times outside the retention, U+0000, bytes instead of characters.
         "positive_data_acceptance": {"enabled": False},
@@ -56,7 +58,9 @@ def fuzzed(costs: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def document(fuzzed: Service) -> OpenApiSchema:
     config = schemathesis.Config.from_dict(CONFIG)
-    return schemathesis.openapi.from_url(f"http://127.0.0.1:{fuzzed.port}/openapi.json", config=config)
+    return schemathesis.openapi.from_url(
+        f"http://127.0.0.1:{fuzzed.port}/openapi.json", config=config, timeout=PATIENCE_S
+    )
 
 
 def test_every_operation_is_fuzzed(document: OpenApiSchema) -> None:

@@ -1,5 +1,8 @@
 """Rate limits of keys."""
 
+import time
+
+import httpx
 import pytest
 
 from service.storage_service import rate_limits
@@ -7,6 +10,7 @@ from service.storage_service.problems import TooManyRequests
 from service.storage_service.rate_limits import RateLimiter
 from tests.service.conftest import StartService
 from tests.service.harness import Service, StorageDatabase, item, post
+from tests.support.waiting import until
 
 
 class Clock:
@@ -77,13 +81,20 @@ def test_buckets_of_idle_keys_are_removed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_only_the_key_over_its_limit_is_rejected(service: Service, database: StorageDatabase) -> None:
-    client = service.client(key=database.add_key(rate_limit_rpm=2))
-    assert [post(client, item()).status_code for _ in range(2)] == [201, 201]
-    answer = post(client, item())
-    assert answer.status_code == 429
-    assert 0 < int(answer.headers["retry-after"]) <= 30  # the two writes may have taken some of it
-    assert "2 requests a minute" in answer.json()["detail"]
-    assert client.get("/v1/traces").status_code == 429
+    client, begun = service.client(key=database.add_key(rate_limit_rpm=2)), time.monotonic()
+    answers: list[httpx.Response] = []
+
+    def rejected() -> bool:  # a write and a read, one after the other; a busy machine may let a request pass in between
+        answers.append(client.get("/v1/traces") if len(answers) % 2 else post(client, item()))
+        return [answer.status_code for answer in answers[-2:]] == [429, 429]
+
+    until(rejected, "a write and a read over the limit")
+    accepted = [answer for answer in answers if answer.status_code != 429]
+    assert [answer.status_code for answer in answers[:2]] == [201, 200]
+    assert 2 <= len(accepted) <= 2 + (time.monotonic() - begun) / 30
+    for answer in answers[-2:]:
+        assert 0 < int(answer.headers["retry-after"]) <= 30  # the requests may have taken some of it
+        assert "2 requests a minute" in answer.json()["detail"]
     assert service.client().get("/v1/traces").status_code == 200
 
 
