@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from observatory.backups.archived_wal import BaseBackup, TransactionEnd, Way
-from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.pgbackrest import SWITCH, PgBackRest
 from observatory.backups.repository_contents import (
     RepositoryContents,
     UncoveredTargetError,
@@ -273,7 +273,7 @@ def _archive_newest(sandbox: Sandbox, contents: Sequence[RepositoryContents]) ->
     node = PgBackRest(sandbox).node(contents[0].number)
     if not usable or not node.query("SELECT pg_current_xact_id() WHERE NOT pg_is_in_recovery()"):
         return None
-    segment = node.query("SELECT pg_walfile_name(pg_switch_wal())")
+    segment = node.query(SWITCH)  # another session may have switched since
     # Each segment is archived to all repositories at once: one that lags behind does not get it.
     if segment and wait_until(partial(_have, usable, segment, any), ARCHIVE_TIMEOUT_S, interval_s=0.2):
         wait_until(partial(_have, usable, segment, all), LAG_S, interval_s=0.2)

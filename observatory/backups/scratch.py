@@ -26,7 +26,7 @@ PARENT = f"{Paths().data}/restore"
 LIVE = f"{Paths().data}/postgres"
 SEEN_AS = "/run/restored"  # where the processes of a directory, and no others, see it
 PREFIX, LOCK = "restored-", ".lock"  # of the names of their lock files
-KILLED_S = 10  # until the kernel has ended a killed process
+KILLED_S = 60  # until the kernel of a busy machine has ended a killed process
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from observatory.database.migrations.files import Edition
 from observatory.database.throwaway_templates import Template, Templates
 from observatory.files.sockets import short_path
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0  # on a busy machine; one that does not start ends by itself
 POLL_S = 0.02
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 10

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.backups import recording
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.repository_places import use_places
 from observatory.backups.tool import BackupType
@@ -86,6 +87,7 @@ class ArchivingServer:
             "restore_command": " ".join(command(PATHS, "archive-get", "%f", '"%p"')),
             "fsync": "off",
             "min_wal_size": "2MB",
+            "autovacuum": "off",  # at any moment of a test it would write WAL and run a transaction of its own
         }
         with self.sandbox.host_path(f"{DATA}/postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in parameters.items())
@@ -140,6 +142,11 @@ class ArchivingServer:
             archived = f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver"
             assert wait_until(partial(self._is_true, archived), PATIENCE_S)
 
+    def wait_until_archived(self) -> None:
+        """Wait until nothing is left to archive: the label of a backup is archived after the backup has ended."""
+        status = self.sandbox.host_path(f"{DATA}/pg_wal/archive_status")
+        assert wait_until(lambda: not list(status.glob("*.ready")), PATIENCE_S)
+
     def _is_true(self, question: str) -> bool:
         return self.sql(question) == "t"
 
@@ -147,6 +154,15 @@ class ArchivingServer:
         file = settings_file(PATHS)
         document = json.loads(self.sandbox.host_path(file).read_text())
         self.sandbox.write_file(file, json.dumps({**document, "retention_days": days}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patient_values() -> Iterator[None]:
+    """Let values be recorded on a busy machine, which may lock no table for 5 s, or count a small one for 10 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "SMALL_S", PATIENCE_S)
+        patch.setattr(recording, "record_values", partial(recording.record_values, patience_s=PATIENCE_S))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +179,7 @@ def server(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 @pytest.fixture
 def repository_kept(server: ArchivingServer, tmp_path: Path) -> Iterator[None]:
     """Put the repository back as it was before the test."""
+    server.wait_until_archived()  # a file of which the archiver writes a part has another name afterwards
     kept = tmp_path / "kept"
     shutil.copytree(server.repository, kept, symlinks=True)
     yield

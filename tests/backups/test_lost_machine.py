@@ -96,6 +96,7 @@ def lost(server: ArchivingServer, tmp_path_factory: pytest.TempPathFactory) -> L
     before = server.sql("SELECT pg_current_wal_lsn()")
     server.archive_segments()
     second = server.tool.backup(BackupType.FULL, repository=1)
+    server.wait_until_archived()
     shutil.copytree(server.repository, copies / "unfinished", symlinks=True)
     server.archive_segments()
     server.roll_back(first.label, before)

@@ -15,6 +15,7 @@ from observatory.backups.verified import RECORD
 from observatory.database import BackupFailedError, make_backup, plan_backup
 from observatory.nodes.programs.backup_repository import Report
 from tests.backups.conftest import ArchivingServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,7 @@ def test_a_backup_without_its_wal_is_not_used_and_an_archive_that_fails_stops(
 
     server.sql("ALTER SYSTEM SET archive_command = 'false'")
     server.sql("SELECT pg_reload_conf()")
+    until(lambda: server.sql("SHOW archive_command") == "false", "the server, and so its archiver, to have the command")
     monkeypatch.setattr("observatory.backups.pgbackrest.QUERY_TIMEOUT_S", 5)
     try:
         with pytest.raises(BackupFailedError, match="nothing was migrated: WAL segment"):

@@ -72,6 +72,7 @@ def refusal(sandbox: Sandbox, wanted: dict[int, Path]) -> str:
 
 def moved(server: ArchivingServer, copy: Path, tmp_path: Path) -> Sandbox:
     """Return a sandbox over a home whose second repository was moved to `copy`, without the setting."""
+    server.archive_segments(1)  # all that waited is archived: the archiver changes no file while it is copied
     home, old = tmp_path / "home", server.sandbox.home
     (home / "data/postgres/global").mkdir(parents=True)
     for path in (path for path in old.iterdir() if path.name not in ("data", "run", "mounts")):

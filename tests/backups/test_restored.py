@@ -17,6 +17,7 @@ from observatory.backups.scratch import scratch_directories, scratch_directory
 from observatory.backups.target import RecoveryTarget
 from observatory.backups.tool import BackupType
 from observatory.errors import REFUSED
+from observatory.nodes.programs.backup_repository import Node
 from tests.backups.conftest import DATA, ArchivingServer
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,23 @@ def test_an_uncovered_target_is_refused_before_anything_is_touched(ledger: Ledge
     with pytest.raises(UncoveredTargetError) as caught:
         find_cover(ledger.server.sandbox, targets[target])
     assert caught.value.exit_code == REFUSED
+
+
+def test_a_switch_of_another_session_does_not_hide_the_newest_segment(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by archive_timeout, just before: then there is no WAL in the next segment, and it is not archived."""
+    query = Node.query
+
+    def switched_before(node: Node, statement: str, database: str = "postgres") -> str:
+        if "pg_switch_wal" in statement:
+            query(node, "SELECT pg_switch_wal()")
+        return query(node, statement, database)
+
+    monkeypatch.setattr(Node, "query", switched_before)
+    ledger.server.sql("CREATE TABLE newest ()")
+    written = ledger.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    assert find_cover(ledger.server.sandbox, RecoveryTarget.latest()).segments[-1] == written
 
 
 def test_a_repository_that_does_not_exist_is_refused(ledger: Ledger) -> None:

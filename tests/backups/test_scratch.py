@@ -41,14 +41,20 @@ def reached(name):
         print(name, flush=True)
         time.sleep(3600)
 
+def see(directory, process):  # a sandbox that is not complete yet does not end with this process
+    while not directory.processes() and process.poll() is None:
+        time.sleep(0.01)
+
 class Noting(restored.RestoredInstance):
     def _launch(self, *arguments, **options):
         super()._launch(*arguments, **options)
+        see(self.directory, self._process)
         reached("recovery")
 
 @contextlib.contextmanager
 def noting(*arguments, **options):
     with group(*arguments, **options) as process:
+        see(directory, process)
         reached("copy")
         yield process
 

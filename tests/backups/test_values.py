@@ -101,7 +101,7 @@ def test_a_row_that_is_there_twice_is_found(database: str, connection: psycopg.C
     assert "4 rows, recorded were 2" in compare_values(database, values).describe()
 
 
-SLEEP = "SELECT pg_sleep(60)"
+SLEEP = "SELECT pg_sleep(600)"
 SLEEPERS = "SELECT FROM pg_stat_activity WHERE query = %s AND state = 'active'"
 
 

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from observatory.database import Deployment, deploy
+from observatory.database import Deployment, audit_table, deploy
 from tests.support.postgres import PostgresServer
 
 WriteMigrations = Callable[..., Path]
 Deploy = Callable[..., Deployment]
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
+
+
+@pytest.fixture(autouse=True)
+def _patient_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than 3 s for a connection, and than 2 s for a transaction that holds a lock."""
+    monkeypatch.setattr(audit_table, "CONNECT_TIMEOUT_S", 60)
+    monkeypatch.setattr(audit_table, "TIMEOUTS", {"lock_timeout": "60s", "statement_timeout": "60s"})
 
 
 @pytest.fixture

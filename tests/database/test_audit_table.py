@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from observatory.database import UnreachableError, audit_table
+from observatory.database import UnreachableError
 from observatory.database.audit_table import AuditEntry, add_entries, read_entries
 from tests.database.roles.conftest import Names, bootstrap, make_login, names  # noqa: F401 - a fixture
 from tests.support.postgres import PostgresServer
@@ -22,11 +22,6 @@ def entry(number: int) -> AuditEntry:
         event="shift",
         details={"weights": {"blue": 95, "green": 5}, "deployment": "d1"},
     )
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_table, "CONNECT_TIMEOUT_S", 60)  # a busy machine may take longer than 3 s
 
 
 @pytest.fixture

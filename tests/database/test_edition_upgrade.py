@@ -22,6 +22,7 @@ from observatory.database import (
     verify,
 )
 from observatory.database.edition_upgrade import _Upgrade
+from observatory.database.migration_session import MIGRATION_SETTINGS
 from observatory.database.migrations.files import load_migrations
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, community_server
@@ -112,7 +113,9 @@ def fill(owner: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.community
-def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_history(server: PostgresServer) -> None:
+def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_history(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = server.conninfo(user=OWNER, dbname=DATABASE)
     deploy(owner, migrations=SHIPPED, actor="tester", deployment_id="before")
     schedule_jobs(owner)
@@ -141,6 +144,9 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
         connection.execute("DROP VIEW daily")
     with psycopg.connect(owner) as reader:
         reader.execute("SELECT FROM llm_metrics_1day")
+        # It waits for as long as a busy machine needs to look at who holds the lock.
+        patient = {**MIGRATION_SETTINGS, "lock_timeout": "5s"}
+        monkeypatch.setattr("observatory.database.edition_upgrade.MIGRATION_SETTINGS", patient)
         with pytest.raises(LockTimeoutError, match=rf"blocked by pid {reader.info.backend_pid} .*llm_metrics_1day"):
             upgrade(retry=0)
     assert {entry.variant for entry in status(owner).applied} == {None, "apache"}

@@ -17,6 +17,7 @@ from observatory.database import (
 from observatory.database.advisory_locks import DEPLOYMENT_LOCK, session_lock
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 AWKWARD = """-- An awkward file: comments, quotes, meta characters of psql.
 CREATE TABLE "Odd:Name" (a int[], "b;" text DEFAULT E'\\\\;:x\\'', c text DEFAULT $q$;\\d :x ' $q$); -- a comment
@@ -37,11 +38,15 @@ VACUUM b
 
 
 def run_psql(server: PostgresServer, conninfo: str, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script by the psql of the server's installation."""
+    """Run a script by the psql of the server's installation, until its session has ended and holds no lock any more."""
     parts = psycopg.conninfo.conninfo_to_dict(conninfo)
     command = [f"{server.binaries}/psql", "-X", "-v", "ON_ERROR_STOP=1", "-h", "/srv/run", "-p", str(parts["port"])]
     command += ["-U", str(parts["user"]), "-d", str(parts["dbname"]), "-f", "-"]
-    return subprocess.run(server.sandboxed(command), input=script, capture_output=True, text=True, check=False)
+    done = subprocess.run(server.sandboxed(command), input=script, capture_output=True, text=True, check=False)
+    sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'psql' AND datname = %s"
+    with server.superuser() as observer:
+        until(lambda: observer.execute(sessions, [parts["dbname"]]).fetchone() is None, "the session of psql to end")
+    return done
 
 
 def rows(conninfo: str) -> list[tuple[object, ...]]:

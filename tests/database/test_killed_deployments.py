@@ -137,4 +137,4 @@ def test_a_deployment_killed_in_a_long_statement_releases_its_lock_at_once(
         process.kill()
 
     write_migrations(_001_a="CREATE TABLE a ();")
-    assert deploy(conninfo, migrations=directory, actor="t", deployment_id="t", lock_wait_s=30).version == 1
+    assert deploy(conninfo, migrations=directory, actor="t", deployment_id="t", lock_wait_s=120).version == 1
