@@ -17,6 +17,7 @@ from typing import Self
 
 import psycopg
 
+from observatory.backups.pgbackrest import SWITCH
 from observatory.waiting import wait_until
 
 GB = 10**9
@@ -70,7 +71,7 @@ class Database:
         with self.connect() as connection:
             [(at,)] = connection.execute("SELECT clock_timestamp()::text").fetchall()
             connection.execute(WRITE)
-            [(segment,)] = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchall()
+            [(segment,)] = connection.execute(SWITCH.encode()).fetchall()
             archived = f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver"  # noqa: S608 - of the server
             if not wait_until(lambda: connection.execute(archived.encode()).fetchall() == [(True,)], PATIENCE_S):
                 raise RuntimeError(f"WAL segment {segment} was not archived within {PATIENCE_S} s")

@@ -38,6 +38,7 @@ class Exchange:
         until: monotonic time after which no request starts.
         checks: the results so far.
         stored: whether the database has the trace.
+        listed: whether the trace was written and read in all parts, and listed, before the time was over.
         absent: whether nothing answered for the place: no instance of the fleet runs.
         slowest: seconds of the slowest answer.
         versions: that answered.
@@ -52,6 +53,7 @@ class Exchange:
     texts: dict[str, str] = field(default_factory=dict)
     checks: list[ProbeFailure | None] = field(default_factory=list)
     stored: bool = False
+    listed: bool = False
     absent: bool = False
     slowest: float = 0.0
     versions: set[str] = field(default_factory=set)
@@ -72,7 +74,7 @@ class Exchange:
             if not self.add_spans():
                 return
             self.check(lambda: self._read(self.trace_id, self.texts))
-        self.check(self._list)
+        self.listed = self.check(self._list)
 
     def add_spans(self) -> bool:
         """Write further spans of the trace, and compare it with the database; return whether it has all of them.

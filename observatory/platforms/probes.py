@@ -155,6 +155,9 @@ def _judge(new: Sequence[Exchange], old: Exchange, version: str) -> ProbeResult:
     if old.failures:
         cause = f"{old.place.name} does not run" if old.absent else f"also {old.failures[0].reason}"
         failures, dropped = [each for each in failures if each.certain], failures
+    elif not old.listed:  # it may not have come to the request that failed
+        cause = f"{old.place.name} did not end the same requests in time"
+        failures, dropped = [each for each in failures if each.certain], failures
     elif old.slowest > QUICK_SECONDS:
         cause = f"{old.place.name} took {old.slowest:.1f} s"
         failures, dropped = [each for each in failures if each.kind != "unanswered"], failures

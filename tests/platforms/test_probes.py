@@ -16,6 +16,7 @@ import pytest
 
 from observatory.database.verification_rows import PROBE_MARK
 from observatory.delivery.environment import ProbeResult
+from observatory.platforms import probe_requests
 from observatory.platforms.probes import FleetProbes
 from tests.service.harness import (
     Service,
@@ -196,6 +197,22 @@ def test_a_version_that_hangs_is_not_answered_and_one_behind_an_ill_database_is_
 def test_what_fails_at_both_fleets_is_unknown(database: StorageDatabase, start: Start, fault: str) -> None:
     result = unknown_of(probes(database, start(fault), start(fault)), "but also blue")
     assert (result.attempts, result.failures) == (0, ())
+
+
+def test_what_the_other_fleet_did_not_come_to_is_unknown(
+    database: StorageDatabase, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first read takes longer than the time of all requests."""
+    monkeypatch.setattr(probe_requests, "WORK_SECONDS", 0.3)
+    found = probes(database, start("redirected"), start("slow-reads"))
+    results: list[ProbeResult] = []
+
+    def is_the_cause() -> bool:
+        results.append(probe_once(found))
+        return "blue did not end the same requests in time" in str(results[-1].unknown)
+
+    until(is_the_cause, "a refused write that blue did not come to")
+    assert not any(result.failures for result in results)
 
 
 def test_without_another_fleet_only_what_the_database_proves_is_a_failure(

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from components.local.backups import StanzaProvider
 from observatory.backups.dump_restore import restore_cron_jobs, restore_dump
 from observatory.backups.dump_server import DumpServer
-from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.pgbackrest import SWITCH, PgBackRest
 from observatory.backups.tool import BackupError, BackupType
 from observatory.database.connection import connect, with_database
 from observatory.files.locks import exclusive
@@ -22,7 +22,6 @@ from tests.stack.test_monitoring import Monitoring, check_backups, sandbox, wait
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 
 CRON_JOBS = "SELECT jobname, schedule, command, nodeport, database, username, active FROM cron.job ORDER BY jobname"
-SWITCH = "SELECT pg_switch_wal()"
 
 
 def backup_lock(stack: Checkout) -> AbstractContextManager[int]:
@@ -139,10 +138,10 @@ def test_a_drill_pages_while_wal_is_missing_and_passes_afterwards(stack: Checkou
     """tests/backups has each kind of damage; this one shows the command, the receipt, its metrics and the alert."""
     monitoring, page = Monitoring(stack), ("StorageRestoreDrillStale", "firing")
     pages = monitoring.received("pagerduty").count(page)
-    console = ["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-XAtqc"]
+    console = ["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-XAtq"]
     stack.run("backup", "create", "--repository", "1")
-    end_segment = "SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal())"
-    name, _ = [sandbox(stack).run([*console, end_segment]).stdout.split()[-1] for _ in range(2)]
+    content = "SELECT pg_logical_emit_message(true, 'test', 'a segment with content')"
+    name, _ = [sandbox(stack).run([*console, "-c", content, "-c", SWITCH]).stdout.split()[-1] for _ in range(2)]
     archived = f"data/backups/archive/observatory/17-1/{name[:16]}/{name}-*.zst"
     wait(lambda: bool(list(stack.home.glob(archived))))
     [file] = stack.home.glob(archived)

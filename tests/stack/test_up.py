@@ -18,6 +18,7 @@ import httpx
 import psycopg
 import pytest
 
+from observatory.backups.pgbackrest import SWITCH
 from observatory.database.connection import connect, with_database
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
@@ -261,7 +262,7 @@ def test_the_service_speaks_tls_to_the_pooler_which_uses_the_socket(stack: Check
 def test_wal_is_archived(stack: Checkout) -> None:
     with admin(stack) as connection:
         one(connection, "SELECT pg_logical_emit_message(true, 'test', 'a segment with content')")
-        written = one(connection, "SELECT pg_walfile_name(pg_switch_wal())")
+        written = one(connection, SWITCH)
         deadline = time.monotonic() + 180  # PostgreSQL waits 60 s after three failed attempts
         while (one(connection, "SELECT last_archived_wal FROM pg_stat_archiver") or "") < written:
             assert time.monotonic() < deadline

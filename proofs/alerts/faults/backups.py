@@ -7,17 +7,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from observatory.backups.pgbackrest import SWITCH
 from proofs.alerts.monitored import COMMAND_S, Monitored
 from proofs.alerts.round import Fault
 
-SWITCH = "SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal())"
+CONTENT = "SELECT pg_logical_emit_message(true, 'proof', 'a segment with content')"
 PAGE = 4096  # somewhere in the first page of a table
 
 
 def _archived_segment(stack: Monitored) -> Path:
     """Return the file of a segment in repository 1 that lies between two backups' ends and the newest WAL."""
     stack.checkout.run("backup", "create", "--repository", "1")
-    name, _ = [stack.superuser(SWITCH).split()[-1] for _ in range(2)]
+    stack.superuser(CONTENT)
+    name = stack.superuser(SWITCH).strip()
+    stack.superuser(CONTENT)
+    stack.superuser(SWITCH)
     pattern = f"data/backups/archive/observatory/17-1/{name[:16]}/{name}-*.zst"
     stack.wait_for(lambda: list(stack.checkout.home.glob(pattern)), f"{name} in the archive", timeout_s=COMMAND_S)
     [file] = stack.checkout.home.glob(pattern)
@@ -65,6 +69,7 @@ def repository_lost(stack: Monitored) -> Iterator[None]:
 def archiving_fails(stack: Monitored) -> Iterator[None]:
     """Remove a repository, and write WAL, which cannot be archived to it."""
     with repository_lost(stack):
+        stack.superuser(CONTENT)
         stack.superuser(SWITCH)
         yield
 
