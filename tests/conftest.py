@@ -134,3 +134,11 @@ def fresh_database(postgres: PostgresServer) -> Iterator[str]:
     """Name of a new database of the superuser's with its extensions, dropped after the test."""
     with postgres.fresh_database() as name:
         yield name
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Let SIGHUP end what the test starts, also where the suite runs under `nohup`, which lets children ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -20,6 +20,7 @@ def _hangup_ignored() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_stop_signal_interrupts_the_block_and_its_handler_is_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)

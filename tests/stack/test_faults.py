@@ -272,6 +272,7 @@ def without_stderr(checkout: Checkout) -> None:
     assert process.wait() == 0
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, number: signal.Signals) -> None:
     """The service is being built: pip waits for a registry that never answers."""

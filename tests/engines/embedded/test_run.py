@@ -64,6 +64,7 @@ def test_a_second_interrupt_aborts_the_step_in_flight(lab: Lab) -> None:
     assert lab.embedded("up").steps == ["create b", "create c"]
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_the_step_in_flight_finish(lab: Lab, number: signal.Signals) -> None:
     lab.program(HELD)
