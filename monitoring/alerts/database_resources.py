@@ -172,8 +172,8 @@ DISK_CRITICAL = Alert(
     description="{{ $value | humanizePercentage }} of the filesystem of {{ $labels.instance }} is available.",
     runbook=Runbook(
         meaning=(
-            "Less than 15 % (`alerts.disk_critical_percent`) of the filesystem with the data is available; on a "
-            "local stack also less than 5 GB."
+            "Less than 15 % (`alerts.disk_critical_percent`) of the filesystem with the data is available, and "
+            "on a local stack less than 5 GB."
         ),
         impact=(
             "On a full disk PostgreSQL and etcd stop, and all writes fail. A local stack then releases its disk "
@@ -198,8 +198,8 @@ DISK_WARNING = Alert(
     description="{{ $value | humanizePercentage }} of the filesystem of {{ $labels.instance }} is available.",
     runbook=Runbook(
         meaning=(
-            "Less than 30 % (`alerts.disk_warning_percent`) of the filesystem with the data is available; on a "
-            "local stack also less than 20 GB."
+            "Less than 30 % (`alerts.disk_warning_percent`) of the filesystem with the data is available, and "
+            "on a local stack less than 20 GB."
         ),
         impact="None yet. At 15 % StorageDiskCritical pages.",
         diagnosis=_FIND_SPACE,
