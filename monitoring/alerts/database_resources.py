@@ -142,7 +142,10 @@ _FREE_SPACE = (
         "Remove data that rollbacks of the database have set aside, if no rollback of them is wanted.",
         ("observatory backup discard --yes",),
     ),
-    Step("Free space outside of the stack, or remove old releases. Never delete files in `pg_wal`."),
+    Step(
+        "Free space outside of the stack, or remove releases that `observatory status` shows at no fleet: their files "
+        "in `.observatory/releases`. Never delete files in `pg_wal`."
+    ),
     Step(
         "If a daemon has flooded its log, remove the large logs that were rotated:",
         ("find .observatory/stacks/{stack}/log -type f -name '*.log.*' -size +50M -print -delete",),
