@@ -202,7 +202,7 @@ DATABASE_GROWTH_HIGH = Alert(
         ),
         remedy=(
             Step("If the load was planned, no action is necessary: the alert ends within a day."),
-            Step("If it remains: shorten the retention, or plan a larger disk."),
+            Step("If it remains: plan a larger disk, or [drop old traces](../schema.md#retention)."),
         ),
         escalation=escalation.TICKET,
     ),

@@ -151,8 +151,8 @@ _FREE_SPACE = (
         ("find .observatory/stacks/{stack}/log -type f -name '*.log.*' -size +50M -print -delete",),
     ),
     Step(
-        "Shorten the retention of traces or backups in the settings (backups expire after the next one), or enlarge "
-        "the disk."
+        "Lower `backups.retention_days` (backups expire after the next one), enlarge the disk, or [drop old "
+        "traces](../schema.md#retention)."
     ),
     Step("Daemons that had stopped start again by themselves within 30 s, when there is space."),
 )
