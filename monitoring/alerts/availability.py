@@ -7,7 +7,7 @@ it does not recover by itself. `last_over_time` bridges a failed scrape, which w
 from __future__ import annotations
 
 from monitoring.alerts import escalation
-from monitoring.alerts.commands import UP, logs, superuser
+from monitoring.alerts.commands import UP, balancer_page, logs, superuser
 from monitoring.alerts.scenarios import BRIDGE, crossing, gauge, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 from monitoring.scrape_jobs import JOBS
@@ -396,7 +396,7 @@ SERVICE_DOWN = Alert(
                 "`log/storage-<fleet>-<n>.log` in the stack's home has the reason why an instance is not ready or "
                 "restarts."
             ),
-            Step("`curl -s http://127.0.0.1:18082/weights` shows the traffic weights."),
+            Step("The balancer (`ports.balancer_stats`) shows the traffic weights.", (balancer_page("/weights"),)),
         ),
         remedy=(
             Step("During a deployment the alert starts a rollback."),
@@ -512,7 +512,10 @@ INSTANCE_DOWN = Alert(
         diagnosis=(
             Step("`observatory status`: check whether the instance runs."),
             Step("`log/storage-<fleet>-<n>.log` in the stack's home has the reason why it is not ready or restarts."),
-            Step("`curl -s http://127.0.0.1:18082/` shows the result of the balancer's last check."),
+            Step(
+                "The balancer (`ports.balancer_stats`) shows the result of its last check, in the column `last_chk`.",
+                (balancer_page("/;csv"),),
+            ),
         ),
         remedy=(
             Step(

@@ -96,9 +96,11 @@ DISK_FULL_IN_4_DAYS = Alert(
         ),
         remedy=(
             Step(
-                "Shorten the retention of traces or backups in the stack's settings, then run `observatory up`.",
+                "Lower `backups.retention_days` in the stack's settings, then run `observatory up`: backups expire "
+                "after the next one.",
                 ("observatory up",),
             ),
+            Step("[Drop old traces](../schema.md#retention)."),
             Step("Enlarge the disk. On AWS: the size of the volume in the stack's settings."),
         ),
         escalation=escalation.DATABASE,
@@ -202,7 +204,7 @@ DATABASE_GROWTH_HIGH = Alert(
         ),
         remedy=(
             Step("If the load was planned, no action is necessary: the alert ends within a day."),
-            Step("If it remains: shorten the retention, or plan a larger disk."),
+            Step("If it remains: plan a larger disk, or [drop old traces](../schema.md#retention)."),
         ),
         escalation=escalation.TICKET,
     ),

@@ -29,6 +29,14 @@ def superuser(sql: str) -> str:
     return f"observatory exec postgres-exporter -- sh -c 'psql {session} -c \"{sql}\"'"
 
 
+def balancer_page(path: str) -> str:
+    """Return the command that prints a page of HAProxy's statistics, which requires the monitoring certificate."""
+    return (
+        "TLS=.observatory/stacks/{stack}/etc/tls; "
+        f"curl -s --cacert $TLS/ca.crt --cert $TLS/monitoring.pem 'https://127.0.0.1:18082{path}'"
+    )
+
+
 def logs(daemon: str) -> str:
     """Return the command that prints a daemon's last messages."""
     return f"observatory logs {daemon}"

@@ -106,7 +106,11 @@ DEADLOCKS = Alert(
         meaning="Two transactions waited for each other, and PostgreSQL ended one of them.",
         impact="The ended request failed and has to be sent again. No data is lost.",
         diagnosis=(
-            Step("The log has both statements and their locks.", (logs("patroni"),)),
+            Step(
+                "The log has process, login and application of the session that PostgreSQL ended, and the lock that it "
+                "waited for (`detected deadlock`). Statements are in no log: they may contain prompts.",
+                (logs("patroni"),),
+            ),
             Step(
                 "List the sessions that wait now.",
                 (
@@ -165,10 +169,16 @@ CHECKSUM_FAILURE = Alert(
             "not expire."
         ),
         diagnosis=(
-            Step("The log names the file and the block.", (logs("patroni"),)),
             Step(
-                "Find which relations are damaged, and whether the backups are sound.", ("observatory backup verify",)
+                "The error that the client got names the file and the block. The log has no errors of sessions in the "
+                "stack's database."
             ),
+            Step(
+                "A full backup reads every page. It fails, is kept, and names the damaged files with their tables or "
+                "indexes.",
+                ("observatory backup create --type full",),
+            ),
+            Step("Find whether earlier backups are sound.", ("observatory backup verify",)),
             Step("Check the machine's disk and memory with `dmesg` and `smartctl`."),
         ),
         remedy=(

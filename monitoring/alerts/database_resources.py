@@ -142,14 +142,17 @@ _FREE_SPACE = (
         "Remove data that rollbacks of the database have set aside, if no rollback of them is wanted.",
         ("observatory backup discard --yes",),
     ),
-    Step("Free space outside of the stack, or remove old releases. Never delete files in `pg_wal`."),
+    Step(
+        "Free space outside of the stack, or remove releases that `observatory status` shows at no fleet: their files "
+        "in `.observatory/releases`. Never delete files in `pg_wal`."
+    ),
     Step(
         "If a daemon has flooded its log, remove the large logs that were rotated:",
         ("find .observatory/stacks/{stack}/log -type f -name '*.log.*' -size +50M -print -delete",),
     ),
     Step(
-        "Shorten the retention of traces or backups in the settings (backups expire after the next one), or enlarge "
-        "the disk."
+        "Lower `backups.retention_days` (backups expire after the next one), enlarge the disk, or [drop old "
+        "traces](../schema.md#retention)."
     ),
     Step("Daemons that had stopped start again by themselves within 30 s, when there is space."),
 )
@@ -172,8 +175,8 @@ DISK_CRITICAL = Alert(
     description="{{ $value | humanizePercentage }} of the filesystem of {{ $labels.instance }} is available.",
     runbook=Runbook(
         meaning=(
-            "Less than 15 % (`alerts.disk_critical_percent`) of the filesystem with the data is available; on a "
-            "local stack also less than 5 GB."
+            "Less than 15 % (`alerts.disk_critical_percent`) of the filesystem with the data is available, and "
+            "on a local stack less than 5 GB."
         ),
         impact=(
             "On a full disk PostgreSQL and etcd stop, and all writes fail. A local stack then releases its disk "
@@ -198,8 +201,8 @@ DISK_WARNING = Alert(
     description="{{ $value | humanizePercentage }} of the filesystem of {{ $labels.instance }} is available.",
     runbook=Runbook(
         meaning=(
-            "Less than 30 % (`alerts.disk_warning_percent`) of the filesystem with the data is available; on a "
-            "local stack also less than 20 GB."
+            "Less than 30 % (`alerts.disk_warning_percent`) of the filesystem with the data is available, and "
+            "on a local stack less than 20 GB."
         ),
         impact="None yet. At 15 % StorageDiskCritical pages.",
         diagnosis=_FIND_SPACE,

@@ -12,7 +12,8 @@ SERVICE = (
 )
 PLATFORM = (
     "If the remedy does not end the alert within 30 minutes, page the platform team. "
-    "Until then, watch Prometheus' page `/alerts`: other alerts may not reach you."
+    "Until then, watch Prometheus' page `/alerts`, or on a local stack that of `observatory console`: other alerts may "
+    "not reach you."
 )
 SECURITY = (
     "Write to `security@llm-observatory.io` before you change anything, if you cannot explain the cause within 15 "

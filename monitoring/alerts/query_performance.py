@@ -177,8 +177,8 @@ LOCK_WAITS = Alert(
                 ),
             ),
             Step(
-                "If a migration waits or blocks: it retries by itself, with a limit. `observatory report` "
-                "shows its result."
+                "If a migration waits or blocks: it retries by itself, with a limit. `observatory deploy database "
+                "--info` shows whether it was applied."
             ),
         ),
         escalation=escalation.DATABASE,

@@ -25,6 +25,9 @@ NAMES: Mapping[str, str] = {
     "alert": "ALERT",
     "version": "VERSION",
     "rate_limit": "PER_MINUTE",
+    "to_time": "TIME",
+    "backup_file": "LABEL|DUMP",
+    "restore_from": "PATH",
 }
 TYPES: Mapping[str, str] = {"int": "N", "float": "NUMBER", "Path": "FILE"}
 

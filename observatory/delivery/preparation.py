@@ -82,7 +82,8 @@ def prepare(environment: Environment, current: RolloutDocument, request: Deploym
     check_drift(environment, current, accept=request.accept_drift)
     if not (request.skip_tests or environment.trial):
         raise DeliveryRefusedError(
-            f"{request.version}: this platform has no pre-deployment tests; deploy with --skip-tests"
+            f"{request.version}: this platform has no pre-deployment tests; deploy with --skip-tests, roll back with "
+            "--emergency"
         )
     return Deployment(
         id=uuid.uuid4().hex[:12],
