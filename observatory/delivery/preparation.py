@@ -68,6 +68,19 @@ def _refused() -> Iterator[None]:
         raise DeliveryRefusedError(str(error)) from error
 
 
+def check_tests(environment: Environment, request: DeploymentRequest) -> None:
+    """Check that the pre-deployment tests can run, or are to be skipped.
+
+    Raises:
+        DeliveryRefusedError: the platform has none.
+    """
+    if not (request.skip_tests or environment.trial):
+        raise DeliveryRefusedError(
+            f"{request.version}: this platform has no pre-deployment tests; deploy with --skip-tests, roll back with "
+            "--emergency"
+        )
+
+
 def prepare(environment: Environment, current: RolloutDocument, request: DeploymentRequest) -> Deployment:
     """Return the deployment to start, after every check that needs no test run.
 
@@ -80,11 +93,7 @@ def prepare(environment: Environment, current: RolloutDocument, request: Deploym
     if rolling:
         _check_batch(environment, current, target, request.batch_size)
     check_drift(environment, current, accept=request.accept_drift)
-    if not (request.skip_tests or environment.trial):
-        raise DeliveryRefusedError(
-            f"{request.version}: this platform has no pre-deployment tests; deploy with --skip-tests, roll back with "
-            "--emergency"
-        )
+    check_tests(environment, request)
     return Deployment(
         id=uuid.uuid4().hex[:12],
         version=request.version,
@@ -139,11 +148,11 @@ def try_version(environment: Environment, fleet: FleetName, version: str, record
     except UnjudgedError as error:
         record("tests-unjudged", reason=str(error))
         raise UnjudgedVersionError(
-            f"{version} was not tested to the end, nothing changed: {error}, and run the command again"
+            f"{version} was not tested to the end, no fleet was changed: {error}, and run the command again"
         ) from error
     except HostsError as error:
         record("tests-failed", reason=str(error))
-        raise TrialFailedError(f"{version} failed its pre-deployment tests, nothing changed: {error}") from error
+        raise TrialFailedError(f"{version} failed its pre-deployment tests, no fleet was changed: {error}") from error
     record("tests-passed", unchecked=list(unchecked))
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import NothingToRollBackError, RolledBackError
+from observatory.delivery.preparation import check_tests
 from observatory.delivery.request import DeploymentRequest
 from observatory.delivery.rollback import preview_rollback, roll_back
 from observatory.documents.rollout import Deployment, RolloutDocument
@@ -107,8 +108,9 @@ def roll_back_to_version(
         report: gets progress.
 
     Raises:
-        DeliveryRefusedError: the version is not stored or does not fit the schema, or the fleet that gets the traffic
-            of the deployment under way does not respond; nothing was changed.
+        DeliveryRefusedError: the version is not stored or does not fit the schema, the platform has no tests and they
+            are not skipped, or the fleet that gets the traffic of the deployment under way does not respond; nothing
+            was changed.
         TrialFailedError: the version failed its trial; nothing was changed.
         UnjudgedVersionError: so did the live version; nothing was changed.
         LockHeldError: another process holds the deployment lock and did not release it.
@@ -124,6 +126,7 @@ def roll_back_to_version(
         interruptible(),
     ):
         environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
+        check_tests(environment, request)
         if _other_under_way(environment, request):
             with contextlib.suppress(NothingToRollBackError):  # it has been rolled back meanwhile
                 roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}", force=force)
@@ -154,6 +157,7 @@ def plan_rollback_to_version(
     request = _request(platform, version, conninfo, skip_tests=skip_tests, emergency=emergency)
     with open_journal(platform, silent) as journal:
         environment = delivery_environment(platform, outputs, journal=journal)
+        check_tests(environment, request)
         if _other_under_way(environment, request):
             return preview_rollback(environment, force=force)[0], None
         return None, preview_deployment(environment, request)

@@ -48,7 +48,7 @@ def test_failed_pre_deployment_tests_change_nothing() -> None:
     stack = simulation(fault=failing("test", once=True))
     before = stack.store.document
     with pytest.raises(
-        TrialFailedError, match=r"v0\.2\.0 failed its pre-deployment tests, nothing changed: test failed"
+        TrialFailedError, match=r"v0\.2\.0 failed its pre-deployment tests, no fleet was changed: test failed"
     ):
         deploy(stack.environment(), blue_green())
     assert stack.store.document == before
@@ -74,7 +74,9 @@ def test_tests_wait_while_both_fleets_are_ill_and_then_refuse_without_blaming_th
     stack = simulation()
     unjudged("test", stack, until=1000)
     before = stack.store.document
-    with pytest.raises(UnjudgedVersionError, match=r"not tested to the end, nothing changed: both fleets") as caught:
+    with pytest.raises(
+        UnjudgedVersionError, match=r"not tested to the end, no fleet was changed: both fleets"
+    ) as caught:
         deploy(stack.environment(), blue_green())
     assert caught.value.exit_code == REFUSED
     assert (stack.store.document, stack.events[-1][0]) == (before, "tests-unjudged")
@@ -147,7 +149,7 @@ def test_two_losses_are_enough_where_the_attempts_outlast_the_patience() -> None
 def test_a_version_that_takes_the_database_down_in_each_of_its_tests_fails_them() -> None:
     stack = simulation()
     losing_the_database("test", stack, times=3)
-    with pytest.raises(TrialFailedError, match="nothing changed: the database was lost 3 times"):
+    with pytest.raises(TrialFailedError, match="no fleet was changed: the database was lost 3 times"):
         deploy(stack.environment(), blue_green())
 
 

@@ -214,7 +214,7 @@ def fail_trial(own: Checkout, version: str, message: str) -> None:
     before = document(own)
     output = own.run("deploy", "application", "--version", version, "--strategy", "blue-green", *EMBEDDED, expect=1)
     assert message in output.stderr
-    assert "nothing changed" in output.stderr
+    assert "no fleet was changed" in output.stderr
     assert document(own) == before
 
 
