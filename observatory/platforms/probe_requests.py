@@ -22,8 +22,8 @@ REQUEST_SECONDS = 1.0
 WORK_SECONDS = 1.4  # after which no request starts
 WRITES, SPANS = 4, 5  # of a trace, each with so many spans
 MORE = 40  # further writes of one span, and reads: a version that is wrong for few of them meets a probe soon
-# Spans of one read. With a limit a read goes past the cache that the fleets share, which has whole traces only: where one
-# fleet cannot reach it for a moment, the other one reads an outdated trace from it for some seconds.
+# Spans of one read. With a limit a read goes past the cache that the fleets share, which has whole traces only: where
+# one fleet cannot reach it for a moment, the other one reads an outdated trace from it for some seconds.
 LIMIT = 999
 LISTED = 100  # of the newest traces with the mark: those of one probe, and of few others
 
