@@ -162,7 +162,8 @@ class Bake:
         except MetricsUnavailableError as error:
             self._rollout.record("no-metrics", fleet=before.fleet, reason=str(error))
             return None
-        self._gate = Gate(limits=limits, evidence=RequestEvidence(limits, baseline, recent))
+        evidence = RequestEvidence(limits, baseline, recent, was_ill=self._rollout.was_ill)
+        self._gate = Gate(limits=limits, evidence=evidence)
         return self._gate
 
     def _evaluate(self, comparison: Comparison, progress: _Progress) -> Verdict:

@@ -110,11 +110,13 @@ class RequestEvidence:
         baseline: requests of the old version before the shift.
         recent: those of the last seconds before. Where they are worse than all, what began then has another cause than
             the version, and they are compared with as well.
+        was_ill: whether the old version failed a check before the shift; then `recent` counts, however few it has.
     """
 
-    def __init__(self, limits: GateLimits, baseline: Counts, recent: Counts) -> None:
+    def __init__(self, limits: GateLimits, baseline: Counts, recent: Counts, *, was_ill: bool = False) -> None:
         self.baseline, self._limits = baseline, limits
-        self._recent: tuple[Counts, ...] = (recent,) if self._illness(recent, (baseline,)) else ()
+        counts = was_ill or self._illness(recent, (baseline,))
+        self._recent: tuple[Counts, ...] = (recent,) if counts else ()
         self._threshold = math.log(TESTS / limits.false_alarms)
         self._now = self._before = _Evidence(new={}, old={}, tests={})
 

@@ -28,10 +28,11 @@ class FencedRollout:
     Attributes:
         environment: that the deployment works with.
         document: as it was last read or written.
+        was_ill: whether the version could not be judged before its traffic, because the live one failed, too.
     """
 
     def __init__(self, environment: Environment, document: RolloutDocument) -> None:
-        self.environment, self.document = environment, document
+        self.environment, self.document, self.was_ill = environment, document, False
         self._fencing, self._lock = document.fencing, environment.lock
 
     @classmethod

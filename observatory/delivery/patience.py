@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from observatory.delivery.environment import Environment, HostsError, LostDatabaseError, UnjudgedError
 from observatory.delivery.fenced_rollout import FencedRollout, unless_aborted
@@ -65,7 +65,11 @@ def attempt(rollout: FencedRollout, work: Callable[[], None], *, patience_s: Cal
         work()
         unless_aborted(rollout.read())  # the work takes some seconds, and the version gets traffic soon
 
+    def record(event: str, **details: Any) -> None:
+        rollout.was_ill = True
+        rollout.record(event, **details)
+
     if rollout.deployment.gated:
-        patiently(rollout.environment, check, rollout.record, patience_s=patience_s)
+        patiently(rollout.environment, check, record, patience_s=patience_s)
     else:
         work()

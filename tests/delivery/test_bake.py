@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import ProbeFailure, ProbeResult
+from observatory.delivery.environment import ProbeFailure, ProbeResult, UnjudgedError
 from observatory.delivery.errors import DeploymentPausedError, RolledBackError
 from observatory.settings.gate_limits import GateLimits
 from tests.delivery.environment import BAD, GOOD, Interval, Simulation, counts, simulation
@@ -154,6 +154,20 @@ def test_what_began_shortly_before_the_shift_is_not_the_versions_fault(kind: str
             deploy(stack.environment(SHORT), blue_green())
     else:
         deploy(stack.environment(), blue_green())
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_an_illness_that_the_checks_saw_excuses_the_version_also_where_few_requests_show_it(is_seen: bool) -> None:
+    stack = simulation(intervals=itertools.repeat(Interval(errors=11)))
+    stack.recent = counts(20, errors=2)
+
+    def fault(where: str) -> None:
+        if is_seen and where == "verify" and stack.time < 10:
+            raise UnjudgedError("both fleets are ill")
+
+    stack.fault = fault
+    with pytest.raises(DeploymentPausedError if is_seen else RolledBackError):
+        deploy(stack.environment(SHORT), blue_green())
 
 
 def test_a_long_illness_of_both_fleets_pauses_until_it_ends() -> None:
