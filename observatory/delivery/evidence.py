@@ -27,6 +27,7 @@ EVERY, OTHER = "all routes", "other routes"
 ENOUGH = 50  # requests of the old version that make a route comparable
 BOUND_ERROR = 0.05  # of the upper bound of the old version's share
 ILL_ERROR = 0.001  # that an old fleet which is well counts as ill in one interval
+ILL_ERROR_AS_SEEN = 0.05  # the same where a check before the shift has found it ill
 TESTS = 50  # that share the rate of false alarms: five for each of ten routes
 OLD_SHARE = 0.1  # of the new version's requests that the old fleet needs to be compared meanwhile
 WORSE_ERROR = 0.01  # that a version which is no worse than the old fleet meanwhile counts as worse
@@ -110,13 +111,13 @@ class RequestEvidence:
         baseline: requests of the old version before the shift.
         recent: those of the last seconds before. Where they are worse than all, what began then has another cause than
             the version, and they are compared with as well.
-        was_ill: whether the old version failed a check before the shift; then `recent` counts, however few it has.
+        was_ill: whether the old version failed a check before the shift; then weaker evidence in `recent` is enough.
     """
 
     def __init__(self, limits: GateLimits, baseline: Counts, recent: Counts, *, was_ill: bool = False) -> None:
         self.baseline, self._limits = baseline, limits
-        counts = was_ill or self._illness(recent, (baseline,))
-        self._recent: tuple[Counts, ...] = (recent,) if counts else ()
+        error = ILL_ERROR_AS_SEEN if was_ill else ILL_ERROR
+        self._recent: tuple[Counts, ...] = (recent,) if self._illness(recent, (baseline,), error) else ()
         self._threshold = math.log(TESTS / limits.false_alarms)
         self._now = self._before = _Evidence(new={}, old={}, tests={})
 
@@ -157,13 +158,13 @@ class RequestEvidence:
         """Return how the old fleet's requests in an interval are worse than before the shift."""
         return self._illness(old, (self.baseline, *self._recent))
 
-    def _illness(self, old: Counts, before: tuple[Counts, ...]) -> tuple[str, ...]:
+    def _illness(self, old: Counts, before: tuple[Counts, ...], error: float = ILL_ERROR) -> tuple[str, ...]:
         comparable = _comparable(self.baseline)
         interval, references = _grouped(old, comparable), [_grouped_reference(each, comparable) for each in before]
         ill = []
         for question in self._questions(interval):
             allowed, (bad, requests) = question.allowed(*references), question.measure(interval[question.group])
-            if allowed is not None and exceeds(bad, requests, allowed, ILL_ERROR):
+            if allowed is not None and exceeds(bad, requests, allowed, error):
                 ill.append(f"{question.name} {bad / requests:.1%}")
         return tuple(ill)
 

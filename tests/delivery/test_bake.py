@@ -156,17 +156,27 @@ def test_what_began_shortly_before_the_shift_is_not_the_versions_fault(kind: str
         deploy(stack.environment(), blue_green())
 
 
-@pytest.mark.parametrize("is_seen", [True, False])
-def test_an_illness_that_the_checks_saw_excuses_the_version_also_where_few_requests_show_it(is_seen: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_seen", "recent", "end"),
+    [
+        (True, counts(20, errors=2), DeploymentPausedError),
+        (False, counts(20, errors=2), RolledBackError),
+        (True, {}, RolledBackError),  # without requests of the old version, its illness excuses nothing
+        (True, counts(50), RolledBackError),
+    ],
+)
+def test_an_illness_that_the_checks_saw_excuses_the_version_if_recent_requests_show_it(
+    is_seen: bool, recent: Any, end: type[Exception]
+) -> None:
     stack = simulation(intervals=itertools.repeat(Interval(errors=11)))
-    stack.recent = counts(20, errors=2)
+    stack.recent = recent
 
     def fault(where: str) -> None:
         if is_seen and where == "verify" and stack.time < 10:
             raise UnjudgedError("both fleets are ill")
 
     stack.fault = fault
-    with pytest.raises(DeploymentPausedError if is_seen else RolledBackError):
+    with pytest.raises(end):
         deploy(stack.environment(SHORT), blue_green())
 
 
